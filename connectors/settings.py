@@ -1,0 +1,284 @@
+"""The one configuration tree: read once at the edge from file < environment < flags.
+
+Everything below the edge receives values through constructors; nothing else reads `os.environ`.
+
+========================================  ===========================================================
+source                                    example
+========================================  ===========================================================
+file (TOML, `--config` or                 ``[kafka]`` / ``bootstrap_servers = "broker:9092"``
+`RISKSTREAM_CONFIG`)
+environment                               ``RISKSTREAM_KAFKA__BOOTSTRAP_SERVERS=broker:9092``
+flag                                      ``riskstream --set kafka.bootstrap_servers=broker:9092 ...``
+========================================  ===========================================================
+
+A part of the local stack whose address is set here (`kafka.bootstrap_servers`, `redis.url`,
+`clickhouse.url`, `flink.rest_url`) is used where it is and is not started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from schemas.errors import ConfigurationError
+
+__all__ = [
+    "ClickHouseSettings",
+    "FlinkSettings",
+    "FraudSettings",
+    "KafkaSettings",
+    "LocalSettings",
+    "ModelSettings",
+    "RedisSettings",
+    "SchemaSettings",
+    "Settings",
+    "TopicSettings",
+    "load_settings",
+]
+
+ENVIRONMENT_PREFIX: Final = "RISKSTREAM_"
+Port = Annotated[int, Field(ge=0, le=65535)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TopicSettings(_Section):
+    """Names of the topics; `prefix` goes before each, so that two systems can share a cluster."""
+
+    prefix: str = ""
+    transactions: str = "card-transactions"
+    labels: str = "card-labels"
+    control: str = "fraud-control"
+    alerts: str = "fraud-alerts"
+    dead_letters: str = "fraud-dead-letters"
+    drift_alerts: str = "fraud-drift-alerts"
+    partitions: Positive = 4
+    replication: Positive = 1
+
+    def name(self, topic: str) -> str:
+        """Return the full name of the topic in field `topic`, as in `name("alerts")`."""
+        return f"{self.prefix}{getattr(self, topic)}"
+
+
+class KafkaSettings(_Section):
+    """Where Kafka is and how to talk to it; the security settings reach every client and the job."""
+
+    bootstrap_servers: str | None = None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    key_password: SecretStr | None = None
+    verify_hostname: bool = True
+    topics: TopicSettings = TopicSettings()
+
+    @model_validator(mode="after")
+    def _sasl_is_complete(self) -> KafkaSettings:
+        if self.security_protocol.startswith("SASL") and (
+            self.sasl_mechanism is None or self.username is None or self.password is None
+        ):
+            msg = (
+                f"security_protocol {self.security_protocol!r} needs sasl_mechanism, username and "
+                "password"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class RedisSettings(_Section):
+    """Where Redis is (`redis://` or `rediss://`), its user, its TLS, and the lookup policy."""
+
+    url: SecretStr | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    verify_hostname: bool = True
+    timeout_ms: Positive = 500
+    when_down: Literal["wait", "score_without"] = "wait"
+    cache_entries: Positive = 200_000
+    cache_ttl_ms: Positive = 60_000
+
+
+class ClickHouseSettings(_Section):
+    """Where ClickHouse's HTTP interface is, its user and TLS, and how rows are gathered."""
+
+    url: str | None = None
+    username: str = "default"
+    password: SecretStr | None = None
+    database: str = "riskstream"
+    ca_file: Path | None = None
+    verify_certificate: bool = True
+    timeout_ms: Positive = 30_000
+    gather_ms: Positive = 1_000
+    gather_rows: Positive = 50_000
+
+
+class FlinkSettings(_Section):
+    """Which cluster runs the jobs, and the shape of a job on it.
+
+    `shards` is fixed for the life of a job's state; any parallelism that divides it is balanced.
+    """
+
+    rest_url: str | None = None
+    parallelism: Positive = 2
+    shards: Positive = 4
+    max_parallelism: Positive = 128
+    execution_mode: Literal["thread", "process"] = "thread"
+    checkpoint_interval_ms: Positive = 5_000
+    checkpoint_timeout_ms: Positive = 60_000
+    checkpoint_directory: str | None = None
+    delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
+    batch_ms: Positive = 2
+    batch_bytes: Positive = 256 * 1024
+    max_event_time_drift_ms: Positive = 12 * 3_600_000
+    idle_partition_ms: Positive = 1_000
+
+    @model_validator(mode="after")
+    def _shards_divide(self) -> FlinkSettings:
+        if self.shards % self.parallelism:
+            msg = f"shards must be a multiple of parallelism, was {self.shards} and {self.parallelism}"
+            raise ValueError(msg)
+        if self.shards > self.max_parallelism:
+            msg = f"shards must not exceed max_parallelism {self.max_parallelism}, was {self.shards}"
+            raise ValueError(msg)
+        return self
+
+
+class SchemaSettings(_Section):
+    """Which registry resolves schema ids: a folder (the default) or a Confluent-compatible URL."""
+
+    registry: str = "file:schemas/registry"
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+
+
+class ModelSettings(_Section):
+    """Where models are kept (a folder or any fsspec URL) and what a candidate may cost."""
+
+    registry: str = "file:.riskstream/models"
+    latency_budget_us: Positive = 2_000
+
+
+class FraudSettings(_Section):
+    """Decision thresholds and input limits of the fraud job."""
+
+    review_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    block_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
+    max_amount_minor: Positive = 100_000_000_00
+    max_record_bytes: Positive = 64 * 1024
+    max_string_bytes: Positive = 4 * 1024
+    max_future_ms: Positive = 24 * 3_600_000
+    rules_file: Path = Path("jobs/fraud/rules.yaml")
+    metrics_port: Port = 0
+
+
+class LocalSettings(_Section):
+    """The local stack: a port of 0 finds a free one and keeps it across restarts."""
+
+    kafka_port: Port = 0
+    redis_port: Port = 0
+    clickhouse_port: Port = 0
+    flink_port: Port = 0
+    zookeeper_port: Port = 0
+    task_managers: Annotated[int, Field(ge=1, le=64)] = 2
+    task_manager_memory_mb: Annotated[int, Field(ge=768)] = 2048
+    high_availability: bool = False
+
+
+class Settings(_Section):
+    """The whole tree. `home` holds the state of the local stack; relative paths start at the root."""
+
+    home: Path = Path(".riskstream")
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    clickhouse: ClickHouseSettings = ClickHouseSettings()
+    flink: FlinkSettings = FlinkSettings()
+    schemas: SchemaSettings = SchemaSettings()
+    models: ModelSettings = ModelSettings()
+    fraud: FraudSettings = FraudSettings()
+    local: LocalSettings = LocalSettings()
+
+    def masked_json(self) -> str:
+        """Return the tree as JSON with every secret masked."""
+        return self.model_dump_json(indent=2)
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the masked tree, printed at start-up and sent with metrics."""
+        return hashlib.sha256(self.masked_json().encode()).hexdigest()[:12]
+
+
+def load_settings(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
+) -> Settings:
+    """Build the settings from file < environment < `KEY=VALUE` overrides.
+
+    Raises:
+        ConfigurationError: with every unknown key and every wrong value in one message.
+    """
+    tree: dict[str, Any] = {}
+    problems: list[str] = []
+    if file is not None:
+        try:
+            tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as e:
+            problems.append(f"reading configuration file {str(file)!r}: {e}")
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        # RISKSTREAM_CONFIG and the like are read by the command itself; settings have a section.
+        if name.startswith(ENVIRONMENT_PREFIX) and (len(path) > 1 or path == ["home"]):
+            _put(tree, path, value, f"environment variable {name}", problems)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            problems.append(f"--set {override!r}: expected KEY=VALUE, as in flink.parallelism=2")
+            continue
+        _put(tree, key.strip().split("."), value, f"--set {key}", problems)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as e:
+        problems += [_explain(error) for error in e.errors(include_url=False)]
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        msg = f"reading the settings found {len(problems)} mistake(s):\n{listed}"
+        raise ConfigurationError(msg)
+    return settings
+
+
+def _put(
+    tree: dict[str, Any], path: list[str], value: str, source: str, problems: list[str]
+) -> None:
+    node = tree
+    for step in path[:-1]:
+        child = node.setdefault(step, {})
+        if not isinstance(child, dict):
+            problems.append(f"{source}: {'.'.join(path)!r} lies below a value, not a section")
+            return
+        node = child
+    node[path[-1]] = value
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(step) for step in error["loc"]) or "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; `riskstream config` lists the known ones"
+    # The offending value of a secret must not print; pydantic keeps it in `input`.
+    secret = any(word in where for word in ("password", "redis.url"))
+    was = "" if secret or isinstance(error["input"], dict | BaseModel) else f", was {error['input']!r}"
+    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}{was}"

@@ -1,0 +1,1 @@
+"""Live pages over ClickHouse, and Grafana provisioning made from the same queries."""

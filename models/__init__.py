@@ -1,0 +1,1 @@
+"""Models: train, evaluate, export, register, score, explain, watch for drift."""

@@ -1,0 +1,81 @@
+"""Columns of one batch: the shape in which decoded events travel through the pure core.
+
+A batch of n records is a mapping from field name to a column of length n, in Kafka order. Strings are
+never materialised as Python objects on the hot path: a `StringColumn` points into the bytes that
+arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Column", "Columns", "NumberColumn", "StringColumn"]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberColumn:
+    """Numbers, booleans or enum codes with a validity mask.
+
+    `values` is int64, int32, float64, float32 or bool of length n; where `valid` is False the value is
+    0 and means null.
+    """
+
+    values: NDArray[np.generic]
+    valid: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class StringColumn:
+    """UTF-8 strings or bytes as views into one buffer.
+
+    Record i is `data[starts[i] : starts[i] + lengths[i]]`; a length of -1 means null.
+    """
+
+    data: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def bytes_at(self, index: int) -> bytes | None:
+        """Return the bytes of one record, or None where it is null."""
+        length = int(self.lengths[index])
+        if length < 0:
+            return None
+        start = int(self.starts[index])
+        return self.data[start : start + length].tobytes()
+
+    def text_at(self, index: int) -> str | None:
+        """Return one record as text, or None where it is null."""
+        raw = self.bytes_at(index)
+        return None if raw is None else raw.decode("utf-8")
+
+    def to_list(self) -> list[str | None]:
+        """Return all records as Python strings (tools and tests only, not the hot path)."""
+        return [self.text_at(index) for index in range(len(self))]
+
+    @staticmethod
+    def from_texts(texts: Sequence[str | None]) -> StringColumn:
+        """Build a column from Python strings (tools and tests only)."""
+        raw = [None if text is None else text.encode("utf-8") for text in texts]
+        lengths = np.array([-1 if item is None else len(item) for item in raw], np.int32)
+        sizes = np.maximum(lengths, 0).astype(np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)[:-1]]) if raw else sizes
+        data = np.frombuffer(b"".join(item or b"" for item in raw), np.uint8)
+        return StringColumn(data, starts, lengths)
+
+
+Column: TypeAlias = NumberColumn | StringColumn
+"""One field of a batch."""
+
+Columns: TypeAlias = Mapping[str, Column]
+"""A batch by field name."""
