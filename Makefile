@@ -1,0 +1,56 @@
+# The commands of riskstream. `make demo` and `make test` do all set-up on a fresh machine.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+MVN := mvn -q -B -ntp
+BRIDGE_JAR := connectors/bridge/target/riskstream-bridge.jar
+JARS := connectors/local/jars/target/.complete
+
+.PHONY: help setup demo demo-risk test check faults bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.complete $(BRIDGE_JAR) $(JARS) ## Virtual environment, Java bridge and jars
+
+$(VENV)/.complete: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	touch $@
+
+$(BRIDGE_JAR): connectors/bridge/pom.xml $(shell find connectors/bridge/src/main -name '*.java' 2>/dev/null)
+	$(MVN) -f connectors/bridge/pom.xml package -DskipTests
+	touch $@
+
+$(JARS): connectors/local/jars/pom.xml
+	$(MVN) -f connectors/local/jars/pom.xml package
+	touch $@
+
+demo: setup ## Run the fraud job end to end on the local stack (about two minutes of traffic)
+	$(BIN)/riskstream demo
+
+demo-risk: setup ## Run the market-risk job on recorded and simulated feeds
+	$(BIN)/riskstream demo-risk
+
+test: setup ## All tests; servers are started and stopped by the tests themselves
+	$(MVN) -f connectors/bridge/pom.xml test
+	$(BIN)/python -m pytest
+
+check: setup ## Formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict jobs schemas connectors models dashboards
+
+faults: setup ## The whole failure matrix (long)
+	$(BIN)/python -m tests.faults.matrix
+
+bench: setup ## Benchmarks against the field (long)
+	$(BIN)/python -m benchmarks.run
+
+clean: ## Remove everything that set-up made
+	rm -rf $(VENV) connectors/bridge/target connectors/local/jars/target .riskstream

@@ -18,6 +18,7 @@ A part of the local stack whose address is set here (`kafka.bootstrap_servers`, 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -217,6 +218,10 @@ class Settings(_Section):
         """Return the tree as JSON with every secret masked."""
         return self.model_dump_json(indent=2)
 
+    def with_secrets_json(self) -> str:
+        """Return the tree as JSON with its secrets in the clear, for a file that only we can read."""
+        return json.dumps(_revealed(self.model_dump(mode="python")))
+
     def fingerprint(self) -> str:
         """Return a short hash of the masked tree, printed at start-up and sent with metrics."""
         return hashlib.sha256(self.masked_json().encode()).hexdigest()[:12]
@@ -259,6 +264,16 @@ def load_settings(
         msg = f"reading the settings found {len(problems)} mistake(s):\n{listed}"
         raise ConfigurationError(msg)
     return settings
+
+
+def _revealed(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _revealed(item) for key, item in value.items()}
+    return value
 
 
 def _put(

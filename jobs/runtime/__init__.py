@@ -1,0 +1,1 @@
+"""Run stages on Flink; the only place that imports pyflink."""

@@ -1,0 +1,277 @@
+"""Build a job's Flink graph from stages: the one typed adapter over Flink's Java API (py4j).
+
+A job reads like its diagram::
+
+    events = graph.kafka_source("card events", topics=[...], control_topics=[...])
+    customers = graph.stage("customer windows", events.by_key(), CustomerStage(...))
+    decisions = graph.stage("score and decide", customers.to_next, DecisionStage(...))
+    graph.kafka_sink("alerts and dead letters", [customers, decisions])
+    graph.writer("ClickHouse", [customers, decisions], ClickHouseRows(...))
+
+Every operator gets a uid from its name, so that state finds its operator again after an upgrade.
+Thread mode allows one Python operator in a task, so each stage starts behind a shuffle and the writer
+starts its own chain; `tests/job` checks the graph for it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pyflink.common import Configuration, Types
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.datastream.data_stream import DataStream, KeyedStream
+from pyflink.java_gateway import get_gateway
+
+from connectors.kafka import flink_properties
+from jobs.runtime.functions import StageFunction, WriterFunction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from connectors.settings import Settings
+    from jobs.stage import Stage, Writer
+
+__all__ = ["Batches", "JobGraph", "Routed"]
+
+# Merge what arrived while Python was busy. One tick is the least a batch waits, so it is a part of
+# every event's latency; at 0 the gather would hand over single batches and a busy stage would saturate
+# on the fixed cost of each (design.md: p50 0.8 s without it).
+GATHER_MS: Final = 1
+GATHER_BYTES: Final = 512 * 1024
+ALIGNMENT_UPDATE_MS: Final = 50
+# The broker ends a transaction that outlives this: it has to cover a checkpoint and a restart.
+TRANSACTION_TIMEOUT_MS: Final = 10 * 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """A stream of `Row(shard key, Row(shard key, batch))` that a stage can take."""
+
+    j_stream: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What a stage returned, split: batches for the next stage, Kafka records, rows."""
+
+    to_next: Batches
+    j_records: Any
+    j_rows: Any
+
+
+class JobGraph:
+    """One job under construction."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._name = name
+        self._settings = settings
+        self._flink = settings.flink
+        self._env = StreamExecutionEnvironment.get_execution_environment(self._configuration())
+        self._env.set_max_parallelism(self._flink.max_parallelism)
+        self._gateway = get_gateway()
+        self._bridge = self._gateway.jvm.riskstream.bridge
+        j_keys = self._bridge.ShardKeys.balanced(self._flink.shards, self._flink.max_parallelism)
+        self._j_shard_keys = j_keys
+        self._shard_keys = [int(key) for key in j_keys]
+
+    def _configuration(self) -> Configuration:
+        flink = self._flink
+        values = {
+            "pipeline.name": self._name,
+            "python.execution-mode": flink.execution_mode,
+            "python.executable": sys.executable,
+            "python.client.executable": sys.executable,
+            # Process mode collects a bundle before it calls Python: bound what that adds to latency.
+            "python.fn-execution.bundle.time": "5",
+            "python.fn-execution.bundle.size": "100",
+            "parallelism.default": str(flink.parallelism),
+            "pipeline.object-reuse": "true",
+            "execution.buffer-timeout.interval": "0ms",
+            "execution.checkpointing.interval": f"{flink.checkpoint_interval_ms}ms",
+            "execution.checkpointing.timeout": f"{flink.checkpoint_timeout_ms}ms",
+            "execution.checkpointing.tolerable-failed-checkpoints": "10",
+            "execution.checkpointing.min-pause": "500ms",
+            "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+            "state.backend.type": "rocksdb",
+            "execution.checkpointing.incremental": "true",
+        }
+        if flink.checkpoint_directory is not None:
+            values["execution.checkpointing.dir"] = flink.checkpoint_directory
+        configuration = Configuration()
+        for key, value in values.items():
+            configuration.set_string(key, value)
+        return configuration
+
+    def kafka_source(
+        self, name: str, topics: Sequence[str], control_topics: Sequence[str]
+    ) -> Batches:
+        """Read the topics as frames and pack them into batches by the shard of their key.
+
+        Partitions are read aligned in event time, so that a catch-up does not run one partition days
+        ahead of another. Control records go to every shard.
+        """
+        jvm = self._gateway.jvm
+        kafka = jvm.org.apache.flink.connector.kafka.source
+        offsets = kafka.enumerator.initializer.OffsetsInitializer
+        builder = (
+            kafka.KafkaSource.builder()
+            .setTopics(self._j_list([*topics, *control_topics]))
+            .setGroupId(f"riskstream-{self._name}")
+            .setStartingOffsets(
+                offsets.committedOffsets(
+                    jvm.org.apache.flink.kafka.shaded.org.apache.kafka.clients.consumer.OffsetResetStrategy.EARLIEST
+                )
+            )
+            .setDeserializer(self._bridge.FrameDeserializer(self._j_list(control_topics)))
+        )
+        properties = {
+            **self._kafka_properties(),
+            # The consumer waits this long for more bytes: latency at low rates, requests at high ones.
+            "fetch.max.wait.ms": "5",
+            "client.id.prefix": f"riskstream-{self._name}",
+            "partition.discovery.interval.ms": "30000",
+        }
+        for key, value in properties.items():
+            builder = builder.setProperty(key, value)
+        watermarks = self._bridge.FrameWatermarks.aligned(
+            self._name,
+            self._flink.max_event_time_drift_ms,
+            ALIGNMENT_UPDATE_MS,
+            self._flink.idle_partition_ms,
+        )
+        j_frames = self._env._j_stream_execution_environment.fromSource(  # noqa: SLF001
+            builder.build(), watermarks, name
+        ).uid(_uid(name))
+        batcher = self._bridge.ShardBatcher(
+            self._flink.shards, self._flink.batch_bytes, self._flink.batch_ms, self._j_shard_keys
+        )
+        j_batches = j_frames.transform(f"{name}: batch by shard", self._j_batch_type(), batcher)
+        return Batches(j_batches.uid(_uid(f"{name}-batch")))
+
+    def stage(self, name: str, batches: Batches, stage: Stage) -> Routed:
+        """Run a keyed stage: shuffle by shard, merge what waited, call Python once a batch."""
+        jvm = self._gateway.jvm
+        selector = jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector
+        j_key_type = Types.ROW([Types.LONG()]).get_java_type_info()
+        j_gathered = (
+            batches.j_stream.keyBy(selector(), j_key_type)
+            .transform(
+                f"{name}: gather",
+                self._j_batch_type(),
+                self._bridge.Gather(GATHER_MS, GATHER_BYTES),
+            )
+            .uid(_uid(f"{name}-gather"))
+        )
+        j_keyed = jvm.org.apache.flink.streaming.api.datastream.DataStreamUtils.reinterpretAsKeyedStream(
+            j_gathered, selector(), j_key_type
+        )
+        packets = (
+            KeyedStream(j_keyed, _BATCH, DataStream(j_gathered))
+            .process(StageFunction(stage, self._shard_keys), Types.PRIMITIVE_ARRAY(Types.BYTE()))
+            .uid(_uid(name))
+            .name(name)
+        )
+        j_routed = packets._j_data_stream.transform(  # noqa: SLF001
+            f"{name}: route", self._j_batch_type(), self._bridge.FrameRouter(self._j_shard_keys)
+        ).uid(_uid(f"{name}-route"))
+        return Routed(
+            Batches(j_routed),
+            j_routed.getSideOutput(self._bridge.FrameRouter.RECORDS),
+            j_routed.getSideOutput(self._bridge.FrameRouter.ROWS),
+        )
+
+    def kafka_sink(self, name: str, routed: Sequence[Routed]) -> None:
+        """Publish the records that the stages addressed to Kafka, each to the topic it names."""
+        jvm = self._gateway.jvm
+        guarantee = jvm.org.apache.flink.connector.base.DeliveryGuarantee
+        exactly_once = self._flink.delivery == "exactly-once"
+        for number, one in enumerate(routed, start=1):
+            label = name if len(routed) == 1 else f"{name} ({number})"
+            builder = (
+                jvm.org.apache.flink.connector.kafka.sink.KafkaSink.builder()
+                .setRecordSerializer(self._bridge.FrameSerializer())
+                .setDeliveryGuarantee(
+                    guarantee.EXACTLY_ONCE if exactly_once else guarantee.AT_LEAST_ONCE
+                )
+                .setTransactionalIdPrefix(f"riskstream-{self._name}-{_uid(label)}")
+            )
+            properties = {
+                **self._kafka_properties(),
+                "linger.ms": "0",
+                "compression.type": "lz4",
+                "transaction.timeout.ms": str(TRANSACTION_TIMEOUT_MS),
+            }
+            for key, value in properties.items():
+                builder = builder.setProperty(key, value)
+            builder = builder.setBootstrapServers(self._bootstrap_servers())
+            one.j_records.sinkTo(builder.build()).uid(_uid(label)).name(label)
+
+    def writer(self, name: str, routed: Sequence[Routed], writer: Writer) -> None:
+        """Gather rows for up to about a second and store them; alerts never wait for it."""
+        jvm = self._gateway.jvm
+        j_rows = routed[0].j_rows
+        for other in routed[1:]:
+            j_rows = j_rows.union(self._j_streams([other.j_rows]))
+        clickhouse = self._settings.clickhouse
+        j_gathered = (
+            j_rows.transform(
+                f"{name}: gather",
+                self._bridge.RowGather.outputType(),
+                self._bridge.RowGather(clickhouse.gather_ms, clickhouse.gather_rows),
+            )
+            .uid(_uid(f"{name}-gather"))
+            .disableChaining()
+        )
+        # A chain of its own: the stage in front is a Python operator too.
+        done = (
+            DataStream(j_gathered)
+            .process(WriterFunction(writer), Types.PRIMITIVE_ARRAY(Types.BYTE()))
+            .uid(_uid(name))
+            .name(name)
+        )
+        discard = jvm.org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink()
+        done._j_data_stream.sinkTo(discard).uid(_uid(f"{name}-end")).name(f"{name}: end")  # noqa: SLF001
+
+    def submit(self) -> str:
+        """Submit the graph to the cluster and return the job id."""
+        return str(self._env.execute_async(self._name).get_job_id())
+
+    def plan_json(self) -> str:
+        """Return Flink's own description of the graph, without submitting it."""
+        return str(self._env.get_execution_plan())
+
+    def _bootstrap_servers(self) -> str:
+        servers = self._settings.kafka.bootstrap_servers
+        if servers is None:
+            msg = "building the job graph needs kafka.bootstrap_servers, was None; resolve the settings"
+            raise ValueError(msg)
+        return servers
+
+    def _kafka_properties(self) -> Mapping[str, str]:
+        return flink_properties(self._settings.kafka)
+
+    def _j_batch_type(self) -> Any:
+        return Types.ROW([Types.LONG(), _BATCH]).get_java_type_info()
+
+    def _j_list(self, values: Sequence[str]) -> Any:
+        j_list = self._gateway.jvm.java.util.ArrayList()
+        for value in values:
+            j_list.add(value)
+        return j_list
+
+    def _j_streams(self, streams: Sequence[Any]) -> Any:
+        j_class = self._gateway.jvm.org.apache.flink.streaming.api.datastream.DataStream
+        array = self._gateway.new_array(j_class, len(streams))
+        for index, stream in enumerate(streams):
+            array[index] = stream
+        return array
+
+
+_BATCH: Final = Types.ROW([Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
+
+
+def _uid(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
