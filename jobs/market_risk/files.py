@@ -1,0 +1,257 @@
+"""Read prices, trades, quotes and fills from CSV (plain or compressed) and Parquet files.
+
+Columns are found by name, whatever the case: vendors write `timestamp`, `ts`, `date`; `amount`, `size`,
+`qty`. Times are recognised by type and magnitude (seconds to nanoseconds) or as ISO and compact text.
+A file without a header (its first line starts with a time) is read as time, bid, ask, volume when it
+has four columns and as time, price, size with three.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from schemas.errors import FatalError
+
+__all__ = [
+    "InputFileError",
+    "find_column",
+    "find_time",
+    "numbers",
+    "read_table",
+    "require_column",
+    "texts",
+    "times_ms",
+    "write_table",
+]
+
+TIME_NAMES: Final = (
+    *("event_time_ms", "timestamp", "timestamp_ms", "time_ms", "time", "ts", "date", "datetime"),
+    *("date_time", "executed_at", "trade_time", "day", "start_ms", "open_time"),
+)
+_TEXT_FORMATS: Final = (
+    *("%Y%m%d %H%M%S%f", "%Y%m%d %H:%M:%S.%f", "%Y%m%d %H:%M:%S", "%Y%m%d", "%Y-%m-%d %H:%M:%S %z"),
+    *("%d/%m/%Y %H:%M:%S", "%d/%m/%Y", "%m/%d/%Y", "%d-%b-%Y", "%d %b %Y"),
+)
+
+
+class InputFileError(FatalError):
+    """A data file cannot be read, or lacks a column that the command needs."""
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a Parquet file, or a CSV file that may be compressed (.gz, .bz2, .zst, .lz4).
+
+    Raises:
+        InputFileError: if the file is absent or is neither.
+    """
+    try:
+        if ".parquet" in path.suffixes or ".pq" in path.suffixes:
+            return pa.parquet.read_table(path)
+        names = _names_without_header(path)
+        options = pa.csv.ReadOptions(column_names=names)
+        convert = pa.csv.ConvertOptions(
+            strings_can_be_null=True, null_values=["", "NA", "NaN", "nan", "null", "None", "N/A"]
+        )
+        with pa.input_stream(str(path), compression="detect") as stream:
+            table = pa.csv.read_csv(stream, read_options=options, convert_options=convert)
+    except (OSError, pa.ArrowException) as e:
+        msg = f"reading {path.name!r}: expected CSV (plain or compressed) or Parquet: {e}"
+        raise InputFileError(msg) from e
+    return pa.table(
+        {name: _trimmed(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+    )
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as Parquet or CSV (compressed if the name says so), by the file's name.
+
+    Raises:
+        InputFileError: if the file cannot be written.
+    """
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            pa.parquet.write_table(table, path)
+            return
+        compression = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}.get(path.suffix)
+        with pa.output_stream(str(path), compression=compression) as stream:
+            pa.csv.write_csv(table, stream, pa.csv.WriteOptions(quoting_style="needed"))
+    except (OSError, pa.ArrowException) as e:
+        msg = f"writing {str(path)!r}: {e}"
+        raise InputFileError(msg) from e
+
+
+def find_column(table: pa.Table, names: Sequence[str]) -> str | None:
+    """Return the first column whose name, lower-cased with spaces as `_`, is one of `names`."""
+    known = {name.strip().lower().replace(" ", "_"): name for name in reversed(table.column_names)}
+    return next((known[name] for name in names if name in known), None)
+
+
+def require_column(table: pa.Table, names: Sequence[str], purpose: str) -> str:
+    """Return the column as `find_column` does.
+
+    Raises:
+        InputFileError: naming what was looked for and what there is.
+    """
+    found = find_column(table, names)
+    if found is None:
+        msg = (
+            f"finding the {purpose}: expected a column named {', '.join(names)}, "
+            f"was {', '.join(table.column_names)}"
+        )
+        raise InputFileError(msg)
+    return found
+
+
+def find_time(table: pa.Table) -> str | None:
+    """Return the time column: by name, else the first of a date or timestamp type, else unnamed dates."""
+    found = find_column(table, TIME_NAMES)
+    if found is not None:
+        return found
+    for field in table.schema:
+        if pa.types.is_temporal(field.type):
+            return str(field.name)
+    first = table.schema.field(0)
+    if pa.types.is_string(first.type) and table.num_rows and table[0][0].is_valid:
+        try:
+            _parse(table[0][0].as_py(), dt.UTC)
+        except ValueError:
+            return None
+        return str(first.name)
+    return None
+
+
+def times_ms(column: pa.ChunkedArray, time_zone: str = "UTC") -> NDArray[np.int64]:
+    """Return a time column as UTC epoch milliseconds.
+
+    Integers are taken for seconds, milli-, micro- or nanoseconds by magnitude (eight digits that make a
+    date are a date); text without an offset is in `time_zone`. Sub-millisecond parts are floored.
+
+    Raises:
+        InputFileError: if a value is null or is no time.
+    """
+    if column.null_count:
+        msg = f"reading times: expected a time in every row, was null in {column.null_count} row(s)"
+        raise InputFileError(msg)
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return _from_numbers(column)
+    try:
+        zone = dt.UTC if time_zone == "UTC" else ZoneInfo(time_zone)
+        if pa.types.is_timestamp(kind):
+            if kind.tz is None and time_zone != "UTC":
+                column = pc.assume_timezone(column, time_zone)
+            column = pc.floor_temporal(column.cast(pa.timestamp("ns", kind.tz)), unit="millisecond")
+            return _flat(column.cast(pa.timestamp("ms", column.type.tz)).cast(pa.int64()))
+        if pa.types.is_date(kind):
+            return _flat(column.cast(pa.timestamp("ms")).cast(pa.int64()))
+        stamps = [_parse(text, zone) for text in column.to_pylist()]
+    except (ValueError, AttributeError, ZoneInfoNotFoundError, pa.ArrowException) as e:
+        msg = f"reading times: expected epoch numbers or ISO text: {e}"
+        raise InputFileError(msg) from e
+    return np.array(stamps, np.int64)
+
+
+def numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """Return a column as float64, nulls as NaN.
+
+    Raises:
+        InputFileError: if it holds something else than numbers.
+    """
+    try:
+        column = table[name].cast(pa.float64())
+    except pa.ArrowException as e:
+        msg = f"reading column {name!r}: expected numbers: {e}"
+        raise InputFileError(msg) from e
+    return column.to_numpy().astype(np.float64)  # type: ignore[no-any-return]
+
+
+def texts(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
+    """Return a column as codes and the distinct texts they stand for, in order of appearance."""
+    encoded = pc.fill_null(table[name].cast(pa.string()), "").combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    return encoded.indices.to_numpy().astype(np.int32), encoded.dictionary.to_pylist()
+
+
+def _names_without_header(path: Path) -> list[str] | None:
+    with pa.input_stream(str(path), compression="detect") as stream:
+        first = stream.read(4096).decode("utf-8", "replace").splitlines()[:1]
+    fields = first[0].split(",") if first else []
+    try:
+        lead = fields[0].strip().strip('"')
+        if not (lead.isdecimal() and len(lead) >= 9):
+            _parse(lead, dt.UTC)
+        float(fields[1])
+    except (ValueError, IndexError):
+        return None
+    if len(fields) == 4:
+        return ["timestamp", "bid", "ask", "volume"]
+    return ["timestamp", "price", "size", *[f"column_{index}" for index in range(3, len(fields))]][
+        : len(fields)
+    ]
+
+
+def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    # Some vendors pad their fields; the CSV reader then sees text where there are numbers.
+    if not pa.types.is_string(column.type):
+        return column
+    trimmed = pc.utf8_trim_whitespace(column)
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return trimmed.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return trimmed
+
+
+def _from_numbers(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    values = column.to_numpy()
+    if len(values) == 0:
+        return np.empty(0, np.int64)
+    largest = float(np.abs(values).max())
+    if 19_000_101 <= float(values.min()) and largest <= 21_001_231:
+        days = [_parse(str(int(value)), dt.UTC) for value in values]
+        return np.array(days, np.int64)
+    for limit, per_ms in ((1e11, 1e-3), (1e14, 1.0), (1e17, 1e3)):
+        if largest < limit:
+            break
+    else:
+        per_ms = 1e6
+    if pa.types.is_floating(column.type):
+        return np.floor(np.round(values / per_ms, 3)).astype(np.int64)
+    if per_ms < 1:
+        return values.astype(np.int64) * 1000
+    return values.astype(np.int64) // int(per_ms)
+
+
+def _parse(text: str, zone: dt.tzinfo) -> int:
+    try:
+        stamp = dt.datetime.fromisoformat(text)
+    except ValueError:
+        for form in _TEXT_FORMATS:
+            try:
+                stamp = dt.datetime.strptime(text, form)  # noqa: DTZ007 - the zone is set below
+                break
+            except ValueError:
+                continue
+        else:
+            msg = f"{text!r} is no known form of time"
+            raise ValueError(msg) from None
+    if stamp.tzinfo is None:
+        stamp = stamp.replace(tzinfo=zone)
+    return (stamp - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
+
+
+def _flat(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    return column.to_numpy().astype(np.int64)  # type: ignore[no-any-return]
