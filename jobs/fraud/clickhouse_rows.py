@@ -1,0 +1,60 @@
+"""The end of the ClickHouse branch: insert gathered rows before the checkpoint barrier passes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from connectors.clickhouse import ClickHouseWriter
+from connectors.tables import (
+    CONTROL_TABLE,
+    LABELS_TABLE,
+    SCORED_TABLE,
+    control_layout,
+    label_layout,
+    scored_layout,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connectors.settings import ClickHouseSettings
+    from jobs.stage import Metrics
+
+__all__ = ["CONTROL_ROWS", "LABEL_ROWS", "SCORED_ROWS", "ClickHouseRows"]
+
+SCORED_ROWS: Final = 0
+LABEL_ROWS: Final = 1
+CONTROL_ROWS: Final = 2
+"""Numbers of the tables in row packets."""
+
+
+class ClickHouseRows:
+    """Insert what `RowGather` collected, one table at a time; block while ClickHouse is away."""
+
+    def __init__(self, settings: ClickHouseSettings, feature_names: Sequence[str]) -> None:
+        self._settings = settings
+        self._feature_names = tuple(feature_names)
+
+    def open(self, metrics: Metrics) -> None:
+        """Connect."""
+        self._metrics = metrics
+        self._tables = (
+            (SCORED_TABLE, scored_layout(self._feature_names)),
+            (LABELS_TABLE, label_layout()),
+            (CONTROL_TABLE, control_layout()),
+        )
+        self._writer = ClickHouseWriter(self._settings, on_retry=self._retried)
+
+    def write(self, table: int, rows: bytes) -> None:
+        """Insert the rows; return when ClickHouse has confirmed them."""
+        began = time.perf_counter()
+        count = int.from_bytes(rows[:4], "little")
+        name, layout = self._tables[table]
+        self._writer.insert(name, layout, count, rows[4:])
+        self._metrics.count("rows_inserted", count)
+        self._metrics.observe_ms("clickhouse_insert_ms", (time.perf_counter() - began) * 1000)
+
+    def _retried(self, attempt: int, error: Exception) -> None:
+        self._metrics.count("clickhouse_retries")
+        self._metrics.gauge("clickhouse_waiting_attempts", attempt)
