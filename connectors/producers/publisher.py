@@ -1,0 +1,172 @@
+"""Publish encoded records to Kafka, and answer for every one of them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import confluent_kafka
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.producers.strings import to_bytes
+from schemas.columns import StringColumn
+from schemas.errors import FatalError
+
+__all__ = [
+    "EVENT_TIME_HEADER",
+    "DeliveryError",
+    "KafkaPublisher",
+    "Publisher",
+    "RecordLog",
+    "event_time_of",
+]
+
+EVENT_TIME_HEADER: Final = "event_time_ms"
+"""Header with the event time, 8 bytes little-endian, by which the source aligns partitions."""
+
+# librdkafka serves errors and queue space only when polled; every 10,000 records costs nothing.
+_POLL_EVERY: Final = 10_000
+_QUEUE_WAIT_SECONDS: Final = 0.01
+
+
+class DeliveryError(FatalError):
+    """Kafka refused records, or did not confirm them in time; the message counts them."""
+
+
+class Publisher(Protocol):
+    """Takes encoded records for a topic."""
+
+    def publish(
+        self,
+        topic: str,
+        keys: StringColumn,
+        values: StringColumn,
+        event_time_ms: NDArray[np.int64],
+    ) -> None:
+        """Hand over records in order; waits while the queue is full."""
+
+    def flush(self) -> None:
+        """Return when everything handed over is confirmed."""
+
+
+class KafkaPublisher:
+    """Publishes through librdkafka, idempotent and acknowledged by all replicas.
+
+    Keys choose partitions as the Java client does (murmur2), so that all producers of a key agree.
+    The Kafka timestamp is the wall clock of the hand-over. A full queue makes `publish` wait.
+
+    Args:
+        configuration: librdkafka settings of the connection (see `connectors.kafka`).
+        linger_ms: how long a record may wait for company; 0 sends at once.
+
+    Raises:
+        DeliveryError: from `publish` or `flush`, when any earlier record was not delivered.
+    """
+
+    def __init__(self, configuration: Mapping[str, object], *, linger_ms: float = 2.0) -> None:
+        self._failed = 0
+        self._first_error: confluent_kafka.KafkaError | None = None
+        self._producer = confluent_kafka.Producer(
+            {
+                **configuration,
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",
+                "linger.ms": linger_ms,
+                "batch.size": 1024 * 1024,
+                # About 10 s of the highest rate: enough to ride over a broker's pause, and below
+                # 300 MB with records of 200 bytes.
+                "queue.buffering.max.messages": 1_000_000,
+                "queue.buffering.max.kbytes": 256 * 1024,
+                "delivery.report.only.error": True,
+                "on_delivery": self._report,
+            }
+        )
+
+    def publish(
+        self,
+        topic: str,
+        keys: StringColumn,
+        values: StringColumn,
+        event_time_ms: NDArray[np.int64],
+    ) -> None:
+        """Hand over records in order; waits while the queue is full."""
+        stamps = event_time_ms.astype("<i8").tobytes()
+        produce = self._producer.produce
+        rows = zip(to_bytes(keys), to_bytes(values), strict=True)
+        for index, (key, value) in enumerate(rows):
+            headers: list[tuple[str, str | bytes | None]] = [
+                (EVENT_TIME_HEADER, stamps[index * 8 : index * 8 + 8])
+            ]
+            while True:
+                try:
+                    produce(topic, value, key, headers=headers)
+                    break
+                except BufferError:
+                    self._producer.poll(_QUEUE_WAIT_SECONDS)
+                    self._check()
+            if index % _POLL_EVERY == 0:
+                self._producer.poll(0)
+        self._check()
+
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: list[tuple[str, str | bytes | None]],
+    ) -> None:
+        """Hand over one record with its own headers (tools; bulk goes through `publish`)."""
+        self._producer.produce(topic, value, key, headers=headers)
+        self._producer.poll(0)
+        self._check()
+
+    def flush(self) -> None:
+        """Return when everything handed over is confirmed."""
+        while self._producer.flush(1.0):
+            self._check()
+        self._check()
+
+    def _report(self, error: confluent_kafka.KafkaError | None, _: confluent_kafka.Message) -> None:
+        if error is not None:
+            self._failed += 1
+            self._first_error = self._first_error or error
+
+    def _check(self) -> None:
+        if self._first_error is not None:
+            msg = (
+                f"publishing to Kafka: {self._failed} record(s) were not delivered so far, the first "
+                f"because of {self._first_error.str()!r}; what was confirmed before stays published"
+            )
+            raise DeliveryError(msg)
+
+
+class RecordLog:
+    """A publisher that keeps records in memory: for tests and for a look without a broker."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, bytes | None, bytes | None, int]] = []
+        """(topic, key, value, event time in ms) in publishing order."""
+
+    def publish(
+        self,
+        topic: str,
+        keys: StringColumn,
+        values: StringColumn,
+        event_time_ms: NDArray[np.int64],
+    ) -> None:
+        """Keep the records."""
+        rows = zip(to_bytes(keys), to_bytes(values), event_time_ms.tolist(), strict=True)
+        self.records += [(topic, key, value, time_ms) for key, value, time_ms in rows]
+
+    def flush(self) -> None:
+        """Do nothing: records are kept at once."""
+
+
+def event_time_of(headers: list[tuple[str, bytes | None]] | None) -> int | None:
+    """Return the event time in a record's headers, or None where there is none."""
+    for name, value in headers or []:
+        if name == EVENT_TIME_HEADER and value is not None and len(value) == 8:
+            return int(struct.unpack("<q", value)[0])
+    return None

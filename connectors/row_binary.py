@@ -1,0 +1,318 @@
+"""Pack columns into ClickHouse's RowBinary format in one pass.
+
+RowBinary is rows end to end: fixed-width values little-endian, strings as a LEB128 length and their
+bytes, arrays as a LEB128 count and their items. The order of values is the order of the INSERT's column
+list, which is ours to choose: fixed-width columns go first, so that a row is one structured copy
+followed by its strings.
+
+Measured on 2 cores, a scored transaction with 17 features (350 bytes): 0.5 us a row in large batches,
+60 us for a batch of five.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.columns import StringColumn
+from schemas.errors import FatalError
+
+__all__ = ["LayoutError", "NameSets", "PackedValue", "RowBinaryLayout", "warm"]
+
+_FIXED: Final[dict[str, str]] = {
+    "Bool": "u1",
+    "Int8": "i1",
+    "Int16": "<i2",
+    "Int32": "<i4",
+    "Int64": "<i8",
+    "UInt8": "u1",
+    "UInt16": "<u2",
+    "UInt32": "<u4",
+    "UInt64": "<u8",
+    "Float32": "<f4",
+    "Float64": "<f8",
+    "DateTime64(3)": "<i8",
+    "Enum8": "i1",
+}
+_STRING: Final = "String"
+_STRINGS: Final = "Array(String)"
+
+
+class LayoutError(FatalError):
+    """Columns do not fit the layout: our own mistake, found in `open()` or a test."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameSets:
+    """For each row a set of names, as a bit mask: bit i set means `names[i]` (at most 64 names)."""
+
+    mask: NDArray[np.uint64]
+    names: Sequence[str]
+
+
+PackedValue = NDArray[np.generic] | StringColumn | NameSets | str | int | float
+"""What a column may be packed from; a plain value is the same in every row."""
+
+
+class RowBinaryLayout:
+    """The order and width of a table's columns in RowBinary.
+
+    Args:
+        columns: (name, type) of each inserted column; types are fixed-width numbers, `Enum8` (int8
+            codes), `DateTime64(3)` (int64 milliseconds), `String` and `Array(String)`.
+            `LowCardinality(...)` may wrap a type: it is written like the type inside.
+        group: names of columns that `pack` gets as one float64 matrix under the key `group_key`
+            (features), rather than one by one; they are Float64.
+
+    Raises:
+        LayoutError: on an unknown type or a name given twice.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[tuple[str, str]],
+        *,
+        group: Sequence[str] = (),
+        group_key: str = "features",
+    ) -> None:
+        names = [name for name, _ in columns] + list(group)
+        if len(set(names)) != len(names):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            msg = f"laying out RowBinary: names given twice: {repeated!r}"
+            raise LayoutError(msg)
+        plain = {name: _inner(kind) for name, kind in columns}
+        unknown = {
+            name: kind
+            for name, kind in plain.items()
+            if kind not in _FIXED and kind not in (_STRING, _STRINGS)
+        }
+        if unknown:
+            msg = f"laying out RowBinary: unknown types {unknown!r}; expected {sorted(_FIXED)} or text"
+            raise LayoutError(msg)
+        self._fixed = [name for name, kind in plain.items() if kind in _FIXED]
+        self._strings = [name for name, kind in plain.items() if kind == _STRING]
+        self._sets = [name for name, kind in plain.items() if kind == _STRINGS]
+        self._group = list(group)
+        self._group_key = group_key
+        fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = [
+            (name, _FIXED[plain[name]]) for name in self._fixed
+        ]
+        if group:
+            fields.append((f"*{group_key}", "<f8", (len(group),)))
+        self._dtype = np.dtype(fields)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names in the order of the bytes: the column list of the INSERT."""
+        return [*self._fixed, *self._group, *self._strings, *self._sets]
+
+    @property
+    def insert_columns(self) -> str:
+        """The column list as SQL, quoted."""
+        return ", ".join(f"`{name}`" for name in self.columns)
+
+    def pack(self, columns: Mapping[str, PackedValue], n: int) -> bytes:
+        """Return `n` rows.
+
+        Null strings become empty. Numbers are converted to the column's width; a value that does not
+        fit wraps as NumPy casts do, so callers bound them before.
+
+        Args:
+            columns: a value for every column of the layout, the group as an (n, k) float64 matrix
+                under its key; more entries are ignored.
+            n: the number of rows.
+
+        Raises:
+            LayoutError: when a column is missing or has another length.
+        """
+        fixed = np.empty(n, self._dtype)
+        for name in self._fixed:
+            value = _value(columns, name)
+            if isinstance(value, np.ndarray) and value.shape != (n,):
+                msg = f"packing {name!r}: expected {n} values, was shape {value.shape!r}"
+                raise LayoutError(msg)
+            fixed[name] = value
+        if self._group:
+            matrix = _value(columns, self._group_key)
+            if not isinstance(matrix, np.ndarray) or matrix.shape != (n, len(self._group)):
+                shape = getattr(matrix, "shape", None)
+                msg = (
+                    f"packing {self._group_key!r}: expected shape {(n, len(self._group))!r}, "
+                    f"was {shape!r}"
+                )
+                raise LayoutError(msg)
+            fixed[f"*{self._group_key}"] = matrix
+        text = _Text(n, len(self._strings))
+        for index, name in enumerate(self._strings):
+            text.put(index, name, _value(columns, name))
+        masks = np.zeros((len(self._sets), n), np.uint64)
+        set_text: list[bytes] = []
+        set_first = np.zeros(len(self._sets) + 1, np.int64)
+        for index, name in enumerate(self._sets):
+            value = _value(columns, name)
+            if not isinstance(value, NameSets) or len(value.names) > 64:
+                msg = f"packing {name!r}: expected NameSets of at most 64 names, was {value!r:.80}"
+                raise LayoutError(msg)
+            masks[index] = value.mask
+            set_text += [item.encode("utf-8") for item in value.names]
+            set_first[index + 1] = len(set_text)
+        name_ends = np.cumsum(np.array([len(item) for item in set_text], np.int64))
+        name_bytes = np.frombuffer(b"".join(set_text), np.uint8)
+        packed = _pack(
+            fixed.view(np.uint8).reshape(n, self._dtype.itemsize),
+            text.data(),
+            text.starts,
+            text.lengths,
+            masks,
+            set_first,
+            name_ends.astype(np.int64),
+            name_bytes,
+        )
+        return packed.tobytes()
+
+
+class _Text:
+    """String columns over one joined buffer; columns of one batch mostly share theirs already."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.starts = np.empty((columns, rows), np.int64)
+        self.lengths = np.empty((columns, rows), np.int64)
+        self._rows = rows
+        self._buffers: list[NDArray[np.uint8]] = []
+        self._bases: dict[int, int] = {}
+        self._size = 0
+
+    def put(self, index: int, name: str, value: PackedValue) -> None:
+        if isinstance(value, str):
+            raw = np.frombuffer(value.encode("utf-8"), np.uint8)
+            self.starts[index] = self._base(raw)
+            self.lengths[index] = len(raw)
+        elif isinstance(value, StringColumn) and len(value) == self._rows:
+            np.add(value.starts, self._base(value.data), out=self.starts[index])
+            np.maximum(value.lengths, 0, out=self.lengths[index])
+        else:
+            was = len(value) if isinstance(value, StringColumn) else type(value).__name__
+            msg = f"packing {name!r}: expected a string or {self._rows} strings, was {was!r}"
+            raise LayoutError(msg)
+
+    def data(self) -> NDArray[np.uint8]:
+        if len(self._buffers) == 1:
+            return self._buffers[0]
+        return np.concatenate(self._buffers) if self._buffers else np.zeros(0, np.uint8)
+
+    def _base(self, buffer: NDArray[np.uint8]) -> int:
+        # The buffers are kept, so an id cannot be that of another array that came later.
+        base = self._bases.get(id(buffer))
+        if base is None:
+            base = self._bases[id(buffer)] = self._size
+            self._buffers.append(buffer)
+            self._size += len(buffer)
+        return base
+
+
+def _inner(kind: str) -> str:
+    prefix = "LowCardinality("
+    return kind[len(prefix) : -1] if kind.startswith(prefix) else kind
+
+
+def _value(columns: Mapping[str, PackedValue], name: str) -> PackedValue:
+    try:
+        return columns[name]
+    except KeyError as e:
+        msg = f"packing a row: column {name!r} is missing, was given {sorted(columns)!r}"
+        raise LayoutError(msg) from e
+
+
+@nb.njit(cache=True, nogil=True)  # type: ignore[misc]
+def _varint_size(value: int) -> int:
+    size = 1
+    while value >= 128:
+        value >>= 7
+        size += 1
+    return size
+
+
+@nb.njit(cache=True, nogil=True)  # type: ignore[misc]
+def _write_varint(out: NDArray[np.uint8], at: int, value: int) -> int:
+    while value >= 128:
+        out[at] = (value & 127) | 128
+        at += 1
+        value >>= 7
+    out[at] = value
+    return at + 1
+
+
+@nb.njit(cache=True, nogil=True)  # type: ignore[misc]
+def _pack(
+    fixed: NDArray[np.uint8],
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    masks: NDArray[np.uint64],
+    set_first: NDArray[np.int64],
+    name_ends: NDArray[np.int64],
+    name_bytes: NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    rows, width = fixed.shape
+    strings = starts.shape[0]
+    sets = masks.shape[0]
+    one = np.uint64(1)
+    total = rows * width
+    for column in range(strings):
+        for row in range(rows):
+            length = lengths[column, row]
+            total += length + _varint_size(length)
+    for column in range(sets):
+        for row in range(rows):
+            total += 1
+            mask = masks[column, row]
+            if mask:
+                for bit in range(set_first[column + 1] - set_first[column]):
+                    if (mask >> np.uint64(bit)) & one:
+                        name = set_first[column] + bit
+                        begin = name_ends[name - 1] if name > 0 else 0
+                        length = name_ends[name] - begin
+                        total += length + _varint_size(length)
+    out = np.empty(total, np.uint8)
+    at = 0
+    for row in range(rows):
+        for byte in range(width):
+            out[at + byte] = fixed[row, byte]
+        at += width
+        for column in range(strings):
+            length = lengths[column, row]
+            at = _write_varint(out, at, length)
+            start = starts[column, row]
+            for byte in range(length):
+                out[at + byte] = data[start + byte]
+            at += length
+        for column in range(sets):
+            mask = masks[column, row]
+            count_at = at
+            at += 1
+            count = 0
+            if mask:
+                for bit in range(set_first[column + 1] - set_first[column]):
+                    if (mask >> np.uint64(bit)) & one:
+                        name = set_first[column] + bit
+                        begin = name_ends[name - 1] if name > 0 else 0
+                        length = name_ends[name] - begin
+                        at = _write_varint(out, at, length)
+                        for byte in range(length):
+                            out[at + byte] = name_bytes[begin + byte]
+                        at += length
+                        count += 1
+            # At most 64 names, so the count is one byte.
+            out[count_at] = count
+    return out
+
+
+def warm() -> None:
+    """Compile the kernel, so that the first batch does not wait for it."""
+    layout = RowBinaryLayout([("n", "Int64"), ("s", "String"), ("a", "Array(String)")])
+    layout.pack({"n": 1, "s": "x", "a": NameSets(np.ones(1, np.uint64), ("x",))}, 1)

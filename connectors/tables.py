@@ -1,0 +1,93 @@
+"""The tables of the fraud job: how their rows are packed, and what the flags mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from connectors.row_binary import RowBinaryLayout
+
+__all__ = [
+    "DECISIONS",
+    "LABELS_TABLE",
+    "SCORED_TABLE",
+    "SCORED_VIEW",
+    "SCORE_FLAGS",
+    "label_layout",
+    "scored_layout",
+]
+
+SCORED_TABLE: Final = "scored_transactions_raw"
+"""Where scored transactions are inserted; read them through `SCORED_VIEW`."""
+
+SCORED_VIEW: Final = "scored_transactions"
+"""Scored transactions, each Kafka record once."""
+
+LABELS_TABLE: Final = "labels_raw"
+"""Where labels are inserted; read them through the view `labels`."""
+
+DECISIONS: Final = ("approve", "review", "block")
+"""Decisions; the code in the table is the position."""
+
+SCORE_FLAGS: Final[dict[str, int]] = {
+    "duplicate": 1,
+    "late": 2,
+    "too_late": 4,
+    "profile_missing": 16,
+    "scored_without_profile": 32,
+    "scored_without_model": 64,
+    "amount_suspicious": 128,
+    "time_suspicious": 256,
+}
+"""Bits of column `flags`. The first three are those of the window store."""
+
+
+def scored_layout(feature_names: Sequence[str]) -> RowBinaryLayout:
+    """Return how a scored transaction is packed; the features are the matrix `features`."""
+    return RowBinaryLayout(
+        [
+            ("event_time_ms", "Int64"),
+            ("amount_minor", "Int64"),
+            ("channel", "Enum8"),
+            ("score", "Float64"),
+            ("decision", "Enum8"),
+            ("flags", "UInt16"),
+            ("kafka_partition", "Int32"),
+            ("kafka_offset", "Int64"),
+            ("published_at_ms", "Int64"),
+            ("ingested_at_ms", "Int64"),
+            ("decided_at_ms", "Int64"),
+            ("event_id", "String"),
+            ("customer_id", "String"),
+            ("terminal_id", "String"),
+            ("merchant_id", "String"),
+            ("currency", "LowCardinality(String)"),
+            ("country", "LowCardinality(String)"),
+            ("tenant", "LowCardinality(String)"),
+            ("model_version", "LowCardinality(String)"),
+            ("rule_set_version", "LowCardinality(String)"),
+            ("feature_set_version", "LowCardinality(String)"),
+            ("kafka_topic", "LowCardinality(String)"),
+            ("rules_fired", "Array(String)"),
+        ],
+        group=feature_names,
+    )
+
+
+def label_layout() -> RowBinaryLayout:
+    """Return how a label is packed."""
+    return RowBinaryLayout(
+        [
+            ("event_time_ms", "Int64"),
+            ("is_fraud", "Bool"),
+            ("labelled_at_ms", "Int64"),
+            ("source", "Enum8"),
+            ("revision", "Int32"),
+            ("kafka_partition", "Int32"),
+            ("kafka_offset", "Int64"),
+            ("event_id", "String"),
+            ("customer_id", "String"),
+            ("terminal_id", "String"),
+            ("kafka_topic", "LowCardinality(String)"),
+        ]
+    )
