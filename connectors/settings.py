@@ -189,7 +189,12 @@ class FraudSettings(_Section):
 
 
 class LocalSettings(_Section):
-    """The local stack: a port of 0 finds a free one and keeps it across restarts."""
+    """The local stack: a port of 0 finds a free one and keeps it across restarts.
+
+    `flink_metrics` turns Flink's Prometheus reporter on; it is off because that reporter listens on
+    every interface and cannot be told otherwise. `high_availability` adds a ZooKeeper server, so that
+    jobs outlive a killed JobManager.
+    """
 
     kafka_port: Port = 0
     redis_port: Port = 0
@@ -198,7 +203,13 @@ class LocalSettings(_Section):
     zookeeper_port: Port = 0
     task_managers: Annotated[int, Field(ge=1, le=64)] = 2
     task_manager_memory_mb: Annotated[int, Field(ge=768)] = 2048
+    slots_per_task_manager: Annotated[int, Field(ge=1, le=16)] = 2
+    job_manager_memory_mb: Annotated[int, Field(ge=512)] = 1024
+    kafka_memory_mb: Annotated[int, Field(ge=256)] = 768
+    redis_memory_mb: Annotated[int, Field(ge=16)] = 1024
+    start_timeout_seconds: Positive = 120
     high_availability: bool = False
+    flink_metrics: bool = False
 
 
 class Settings(_Section):

@@ -1,0 +1,159 @@
+"""Start, identify and stop processes so that a reused pid is never mistaken for ours.
+
+A process is named by its pid *and* its start time: a pid alone may belong to a stranger by the time
+somebody wants to stop it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = [
+    "HOME_MARK",
+    "ProcessId",
+    "alive",
+    "free_port",
+    "identify",
+    "log_tail",
+    "marked_processes",
+    "port_is_free",
+    "spawn",
+    "stop_groups",
+]
+
+HOME_MARK: Final = "RISKSTREAM_STACK_HOME"
+"""Environment variable that every process of a stack carries: the state directory it belongs to."""
+
+_PROC: Final = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process: its pid and what the system says about its start (clock ticks, or a date)."""
+
+    pid: int
+    started: str
+
+
+def identify(pid: int) -> ProcessId | None:
+    """Return the identity of the live process `pid`, None when there is none or it is a zombie."""
+    if _PROC.joinpath("self").exists():
+        try:
+            stat = _PROC.joinpath(str(pid), "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        # The command name is in parentheses and may itself hold spaces and parentheses.
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else ProcessId(pid, fields[19])
+    answer = subprocess.run(  # noqa: S603 - a fixed command and an integer
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split(maxsplit=1)
+    return None if len(answer) < 2 or answer[0].startswith("Z") else ProcessId(pid, answer[1].strip())
+
+
+def alive(process: ProcessId) -> bool:
+    """Say whether this very process, not a later one with the same pid, still runs."""
+    return identify(process.pid) == process
+
+
+def spawn(
+    argv: Sequence[str], environment: Mapping[str, str], cwd: Path, out: Path
+) -> subprocess.Popen[bytes]:
+    """Start `argv` in a session of its own, output appended to `out`."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("ab") as sink:
+        return subprocess.Popen(  # noqa: S603 - commands come from the plan of the stack
+            list(argv),
+            env=dict(environment),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def stop_groups(processes: Iterable[ProcessId], seconds: float) -> None:
+    """Stop each process and its process group: SIGTERM, then SIGKILL after `seconds`.
+
+    Each process must lead its group (see `spawn`). A stopped (SIGSTOP) process is continued, so that
+    it can act on SIGTERM. Processes that are gone already are ignored.
+    """
+    targets = [process for process in processes if alive(process)]
+    for process in targets:
+        _signal_group(process.pid, signal.SIGTERM)
+        _signal_group(process.pid, signal.SIGCONT)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(alive(process) for process in targets):
+        time.sleep(0.05)
+    for process in targets:
+        # Also when the leader is gone: its children (Python workers of a TaskManager) may not be.
+        _signal_group(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and any(alive(process) for process in targets):
+        time.sleep(0.02)
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def marked_processes(home: Path) -> Iterator[ProcessId]:
+    """Yield every live process that carries `HOME_MARK` for `home` (Linux; elsewhere none)."""
+    mark = f"{HOME_MARK}={home}".encode()
+    for entry in _PROC.glob("[0-9]*/environ"):
+        try:
+            environment = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        process = identify(int(entry.parent.name)) if mark in environment else None
+        if process is not None and process.pid != os.getpid():
+            yield process
+
+
+def port_is_free(port: int) -> bool:
+    """Say whether loopback port `port` can be bound now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(taken: Iterable[int] = ()) -> int:
+    """Return a loopback port that nobody listens on and that is not in `taken`."""
+    avoid = set(taken)
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in avoid:
+            return port
+
+
+def log_tail(path: Path, lines: int) -> list[str]:
+    """Return the last `lines` lines of a log, [] when it is absent; reads at most 256 KiB."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            size = file.tell()
+            file.seek(max(0, size - 256 * 1024))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.splitlines()[-lines:]
