@@ -164,6 +164,7 @@ def decode_records(  # type: ignore[no-untyped-def]
 ):
     """Run `program` over the records whose status is 0 and whose id is `schema_id`."""
     frames = np.zeros(max_nesting + 1, np.int64)
+    block_ends = np.zeros(max_nesting + 1, np.int64)
     word = np.zeros(1, np.uint64)
     as_double = word.view(np.float64)
     as_words = np.zeros(2, np.uint32)
@@ -348,41 +349,45 @@ def decode_records(  # type: ignore[no-untyped-def]
                     if depth >= max_nesting:
                         reason = _NESTING
                         break
+                    depth += 1
                     left = np.int64(0)
                 else:
                     left = frames[depth] - 1
+                    if left == 0 and block_ends[depth] >= 0 and position != block_ends[depth]:
+                        reason = _BAD_LENGTH
+                        break
                 if left == 0:
                     left, position = read_varint(data, position, end)
                     if position < 0:
                         reason = -position
                         break
+                    block_ends[depth] = -1
                     if left < 0:
-                        # A negative count is followed by the block's size in bytes, which is
-                        # read and, as in fastavro, not trusted.
-                        if left == np.int64(-9223372036854775808):
-                            reason = _BAD_LENGTH
-                            break
-                        left = -left
+                        # A negative count is followed by the block's size in bytes. Decoders that
+                        # skip trust it, decoders that read ignore it; here it has to be right.
                         value, position = read_varint(data, position, end)
                         if position < 0:
                             reason = -position
                             break
+                        if left == np.int64(-9223372036854775808) or value < 0:
+                            reason = _BAD_LENGTH
+                            break
+                        if value > end - position:
+                            reason = _TRUNCATED
+                            break
+                        left = -left
+                        block_ends[depth] = position + value
                     if left > items:
                         reason = _TOO_MANY
                         break
                     items -= left
-                if code == op.BLOCKS:
-                    if left == 0:
-                        pc = slot
-                    else:
-                        depth += 1
-                        frames[depth] = left
-                elif left == 0:
+                if left == 0:
                     depth -= 1
-                    pc = mark
+                    pc = slot if code == op.BLOCKS else mark
                 else:
                     frames[depth] = left
-                    pc = slot
+                    if code == op.NEXT:
+                        pc = slot
             elif code == op.CALL:
                 if depth >= max_nesting:
                     reason = _NESTING

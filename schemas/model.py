@@ -352,7 +352,7 @@ def _texts(value: Json, path: str) -> list[str]:
     return texts
 
 
-def _default_problem(node: Node, default: object, depth: int) -> str | None:
+def _default_problem(node: Node, default: Json | _NoDefault, depth: int) -> str | None:
     if depth > 64:
         return "it is nested too deeply"
     kind = node.kind
@@ -365,10 +365,10 @@ def _default_problem(node: Node, default: object, depth: int) -> str | None:
     if kind == "record":
         return _record_default_problem(node, default, depth)
     if kind in ("array", "map"):
-        values = (
-            default if kind == "array" else default.values() if isinstance(default, dict) else None
-        )
-        if not isinstance(values, list) and kind == "array" or values is None:
+        values: Json = default  # type: ignore[assignment]
+        if kind == "map" and isinstance(values, dict):
+            values = list(values.values())
+        if not isinstance(values, list):
             return f"{kind} expected"
         problems = (_default_problem(node.item, value, depth + 1) for value in values)
         return next((problem for problem in problems if problem), None)
