@@ -38,7 +38,7 @@ __all__ = ["Action", "Rule", "RuleColumns", "RuleSet"]
 RuleColumns: TypeAlias = Mapping[str, Column | NDArray[np.float64]]
 """A batch as rules see it; a plain float64 array is a column whose nulls are NaN."""
 
-MAX_RULES: Final = 256  # a wider set would make `fired` the largest thing in a batch
+MAX_RULES: Final = 64  # the rules that fired travel as one bit each of a 64-bit mask
 MAX_BYTES: Final = 256 * 1024  # a control record above this is not a rule set
 FORMAT: Final = 1
 _ID: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -95,6 +95,8 @@ class RuleSet:
             RuleSetError: listing every mistake of every rule, disabled ones too.
         """
         compiler = Compiler(catalogue)
+        if len(rules) > MAX_RULES:
+            compiler.problems.append(f"a set has at most {MAX_RULES} rules, was {len(rules)}")
         enabled = [rule for rule in rules if rule.enabled]
         canonical = [
             [rule.id, rule.title, compiler.add(f"rule {rule.id!r}, when", rule.when, number),
@@ -119,6 +121,7 @@ class RuleSet:
         weights = np.array([rule.weight for rule in enabled], np.int64)
         self.order = np.argsort(-weights, kind="stable").astype(np.int16)
         self._title_columns = tuple(titles)
+        self._bits = np.left_shift(np.uint64(1), np.arange(len(enabled), dtype=np.uint64))
         self._program: Program = compiler.program()
         self._known = {
             column: (
@@ -202,6 +205,11 @@ class RuleSet:
         stack = np.empty((program.depth, n), np.float64)
         k.run_program(program.code, program.constants, inputs, stack, fired)
         return fired
+
+    def masks(self, fired: NDArray[np.bool_]) -> NDArray[np.uint64]:
+        """Return uint64 (n,): bit j is set where `rules[j]` fired."""
+        masks: NDArray[np.uint64] = fired @ self._bits
+        return masks
 
     def fired_rules(self, fired: NDArray[np.bool_]) -> list[Rule]:
         """Return the rules of one row of `evaluate`, by falling weight, then file order."""
@@ -327,11 +335,9 @@ def _read_tree(tree: Any, problems: list[str]) -> tuple[str, list[Rule]]:
     if not isinstance(listed, list):
         problems.append(f"rules must be a list, was {listed!r:.60}")
         return name, []
-    if len(listed) > MAX_RULES:
-        problems.append(f"a set has at most {MAX_RULES} rules, was {len(listed)}")
     rules: list[Rule] = []
     seen: set[str] = set()
-    for number, entry in enumerate(listed[:MAX_RULES], 1):
+    for number, entry in enumerate(listed, 1):
         rule = _read_rule(entry, number, problems)
         if rule is None:
             continue
