@@ -162,7 +162,9 @@ class BarBuilder:
         with np.load(io.BytesIO(blob), allow_pickle=False) as saved:
             version, retained, late = (int(item) for item in saved["version"])
             if version != _SNAPSHOT_VERSION:
-                msg = f"restoring bars: expected snapshot version {_SNAPSHOT_VERSION}, was {version}"
+                msg = (
+                    f"restoring bars: expected snapshot version {_SNAPSHOT_VERSION}, was {version}"
+                )
                 raise ConfigurationError(msg)
             builder = BarBuilder(tuple(int(item) for item in saved["intervals"]), retained)
             builder._grow(len(saved["newest"]))

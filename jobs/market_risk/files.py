@@ -69,7 +69,10 @@ def read_table(path: Path) -> pa.Table:
         msg = f"reading {path.name!r}: expected CSV (plain or compressed) or Parquet: {e}"
         raise InputFileError(msg) from e
     return pa.table(
-        {name: _trimmed(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+        {
+            name: _trimmed(column)
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
     )
 
 

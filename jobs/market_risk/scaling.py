@@ -24,7 +24,9 @@ __all__ = [
 MAX_SCALE: Final = 12
 """Decimal places searched: crypto venues quote up to 8; beyond 12 a float64 price of 1,000 has none."""
 
-_SAFE: Final = 9.0e18  # just below 2**63 = 9.22e18, so that a rounding float check errs to the safe side
+_SAFE: Final = (
+    9.0e18  # just below 2**63 = 9.22e18, so that a rounding float check errs to the safe side
+)
 
 
 class AmountOverflowError(RecordError):
