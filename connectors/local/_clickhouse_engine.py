@@ -36,7 +36,8 @@ _CODE: Final = re.compile(r"Code: (\d+)\. ?")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 _ONE_BLOCK: Final = {
-    # One block is one part for each partition: a body that does not parse to its end leaves nothing.
+    # One block is one part for each partition: a body that does not parse to its end leaves
+    # nothing.
     "max_insert_block_size": "1000000000",
     "min_insert_block_size_rows": "1000000000",
     "min_insert_block_size_bytes": "100000000000",
@@ -64,8 +65,8 @@ class EngineError(Exception):
 class Statement:
     """One statement and what it runs with.
 
-    `data` and `data_format` are set for an INSERT whose rows come apart from its text; `sql` then has
-    no FORMAT. `settings` and `parameters` hold text, as ClickHouse's URL does.
+    `data` and `data_format` are set for an INSERT whose rows come apart from its text; `sql` then
+    has no FORMAT. `settings` and `parameters` hold text, as ClickHouse's URL does.
     """
 
     sql: str
@@ -245,7 +246,10 @@ class Engine:
         for session in expired:
             session.connection.close()
         if busy:
-            msg = f"Code: 373. DB::Exception: Session {statement.session_id} is locked by a concurrent client. (SESSION_IS_LOCKED)"  # noqa: E501
+            msg = (
+                f"Code: 373. DB::Exception: Session {statement.session_id} is locked by a "
+                "concurrent client. (SESSION_IS_LOCKED)"
+            )
             raise EngineError(373, msg)
         try:
             if statement.settings:
@@ -255,9 +259,7 @@ class Engine:
             mine.lock.release()
 
 
-def _apply(
-    connection: Any, database: str, settings: Mapping[str, str], *, read_only: bool
-) -> None:
+def _apply(connection: Any, database: str, settings: Mapping[str, str], *, read_only: bool) -> None:
     if database and database != "default":
         connection.query(f"USE `{database.replace('`', '``')}`")
     for name, value in settings.items():

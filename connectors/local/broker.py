@@ -97,9 +97,13 @@ def write_broker_files(folder: Path, properties: Mapping[str, str]) -> Path:
     return target
 
 
-def format_command(java: str, jars: Path, properties: Path, scram: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the command that formats the storage once; `scram` adds users (`--add-scram` values)."""
-    cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+def format_command(
+    java: str, jars: Path, properties: Path, scram: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the command that formats the storage once; `scram` adds users (`--add-scram`)."""
+    # A pure function of the place, so that the same settings give the same plan.
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, str(properties))
+    cluster = urlsafe_b64encode(identity.bytes).rstrip(b"=").decode()
     users = [word for user in scram for word in ("--add-scram", user)]
     return (
         *_java(java, jars, properties, 128),

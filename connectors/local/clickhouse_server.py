@@ -118,16 +118,16 @@ class _Handler(BaseHTTPRequestHandler):
     # Header and body leave in one packet.
     wbufsize = -1
 
-    def do_GET(self) -> None:  # noqa: N802 - the name is the base class's
+    def do_GET(self) -> None:
         url = urlsplit(self.path)
         if url.path == "/ping" or (url.path == "/" and "query=" not in url.query):
             self._send(HTTPStatus.OK, b"Ok.\n")
         else:
             self._answer(url.path, url.query, body=b"")
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         url = urlsplit(self.path)
         try:
             body = self._body()
@@ -138,10 +138,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._answer(url.path, url.query, body)
 
-    def do_OPTIONS(self) -> None:  # noqa: N802
+    def do_OPTIONS(self) -> None:
         self._send(HTTPStatus.NO_CONTENT, b"")
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         return
 
     def _answer(self, path: str, query: str, body: bytes) -> None:
@@ -152,7 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
             user = self._user(query)
             # A GET may come from any link or image on any page: like ClickHouse, it only reads.
             read_only = user.read_only or self.command in ("GET", "HEAD")
-            statement = parse_statement(query, self.headers, body, read_only=read_only)
+            statement = parse_statement(
+                query, dict(self.headers.items()), body, read_only=read_only
+            )
             answer = self.server.engine.run(statement)
         except EngineError as e:
             self._send_error(e)
@@ -189,7 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _user(self, query: str) -> User:
         if self.server.loopback and not self._from_here():
-            raise _refuse_user(f"Requests from other sites are not answered: {self.path[:80]!r}")
+            msg = "Requests from other sites are not answered"
+            raise _refuse_user(msg)
         fields = parse_qs(query, keep_blank_values=True)
         name = self.headers.get("X-ClickHouse-User") or fields.get("user", [""])[0]
         password = self.headers.get("X-ClickHouse-Key") or fields.get("password", [""])[0]
@@ -200,13 +203,15 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 name, _, password = base64.b64decode(secret).decode().partition(":")
             except (binascii.Error, UnicodeDecodeError) as e:
-                raise _refuse_user("Invalid HTTP Basic Authentication") from e
+                msg = "Invalid HTTP Basic Authentication"
+                raise _refuse_user(msg) from e
         user = self.server.users.check(name or "default", password)
         if user is None:
-            raise _refuse_user(
-                f"{name or 'default'}: Authentication failed: password is incorrect, or there is no "
-                "user with such name"
+            msg = (
+                f"{name or 'default'}: Authentication failed: password is incorrect, or there is "
+                "no user with such name"
             )
+            raise _refuse_user(msg)
         return user
 
     def _from_here(self) -> bool:
@@ -321,8 +326,8 @@ def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
     envvar="RISKSTREAM_CLICKHOUSE_TOKEN",
     help="Password of user default; needed off loopback. Better in RISKSTREAM_CLICKHOUSE_TOKEN.",
 )
-@click.option("--certificate", type=click.Path(path_type=Path, exists=True), help="PEM; serves TLS.")
-@click.option("--key", type=click.Path(path_type=Path, exists=True), help="PEM of the private key.")
+@click.option("--certificate", type=click.Path(path_type=Path, exists=True), help="PEM file.")
+@click.option("--key", type=click.Path(path_type=Path, exists=True), help="PEM of its key.")
 def main(
     path: Path,
     host: str,

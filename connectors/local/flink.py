@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from connectors.local.flink_lib import assemble_lib, pyflink_folder
 from connectors.settings import Settings
-from schemas.errors import ConfigurationError
 
 __all__ = [
     "FlinkFiles",
@@ -26,8 +25,6 @@ __all__ = [
     "task_manager_command",
     "zookeeper_command",
 ]
-
-_MEBIBYTE: Final = 1024 * 1024
 
 _OPENS: Final = (
     "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
@@ -54,7 +51,7 @@ _OPENS: Final = (
         )
     ),
 )
-"""Flink on Java 17 reaches into these packages; the list is the one of its own default config.yaml."""
+"""Flink on Java 17 reaches into these packages, as its own default config.yaml lists them."""
 
 _LOG4J: Final = """\
 monitorInterval = 30
@@ -96,7 +93,7 @@ appender.console.layout.pattern = %-5p %c{1.} - %m%n
 
 @dataclass(frozen=True, slots=True)
 class FlinkFiles:
-    """Where the cluster's folders are: the assembled class path, configuration, state, temporary."""
+    """Where the cluster's folders are: class path, configuration, state, temporary files."""
 
     home: Path
 
@@ -126,46 +123,15 @@ class FlinkFiles:
         return self.home / "logs"
 
 
-def pyflink_folder() -> Path:
-    """Return the folder of the installed pyflink package, which holds Flink's jars.
-
-    Raises:
-        ConfigurationError: when apache-flink is not installed.
-    """
-    spec = find_spec("pyflink")
-    if spec is None or spec.origin is None:
-        msg = "finding Flink: package apache-flink is not installed; run `make setup`"
-        raise ConfigurationError(msg)
-    return Path(spec.origin).parent
-
-
-def prepare_files(files: FlinkFiles, jars: Sequence[Path], configuration: Mapping[str, str]) -> None:
+def prepare_files(files: FlinkFiles, configuration: Mapping[str, str]) -> None:
     """Link the class path together and write the configuration; repeating it is harmless.
 
-    Args:
-        files: the folders.
-        jars: the Kafka connector and the bridge.
-        configuration: Flink's options.
+    Raises:
+        ConfigurationError: when a jar is missing.
     """
-    for folder in (files.lib, files.conf, files.state, files.temporary, files.logs):
+    for folder in (files.conf, files.state, files.temporary, files.logs):
         folder.mkdir(parents=True, exist_ok=True)
-    package = pyflink_folder()
-    wanted = {
-        jar.name: jar
-        for jar in (
-            *sorted((package / "lib").glob("*.jar")),
-            *sorted((package / "opt").glob("flink-python*.jar")),
-            *jars,
-        )
-    }
-    for link in files.lib.iterdir():
-        if link.name not in wanted:
-            link.unlink()
-    for name, jar in wanted.items():
-        link = files.lib / name
-        if not link.is_symlink() or link.readlink() != jar:
-            link.unlink(missing_ok=True)
-            link.symlink_to(jar)
+    assemble_lib(files.lib)
     lines = [f"{key}: {_yaml(value)}\n" for key, value in sorted(configuration.items())]
     (files.conf / "config.yaml").write_text("".join(lines), encoding="utf-8")
     for name, text in (
@@ -325,8 +291,8 @@ def task_manager_command(
 ) -> tuple[str, ...]:
     """Return the command that runs the TaskManager `name` in the foreground.
 
-    Its resource id is its name: the JobManager recognises a restarted one as the successor and drops
-    the dead one at once instead of after the heartbeat timeout.
+    Its resource id is its name: the JobManager recognises a restarted one as the successor and
+    drops the dead one at once instead of after the heartbeat timeout.
     """
     jvm, options = memory_options(memory_mb, slots)
     options |= {"taskmanager.resource-id": name, **_metrics(metrics_port)}

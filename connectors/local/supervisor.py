@@ -36,7 +36,7 @@ from connectors.local.processes import (
 
 __all__ = ["PartState", "Supervisor", "main"]
 
-State = Literal["preparing", "starting", "running", "not answering", "restarting", "failed", "stopped"]
+State = Literal["preparing", "starting", "running", "not answering", "restarting", "failed"]
 
 FIRST_START_ATTEMPTS: Final = 3
 """A part that never ran is tried this often (a port may be taken in between), then given up."""
@@ -252,16 +252,16 @@ class Supervisor:
         supervisor = self
 
         class Health(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 - the name is the base class's
+            def do_GET(self) -> None:
                 body = json.dumps(supervisor.document()).encode()
-                healthy = all(s.state == "running" for s in supervisor._states.values())  # noqa: SLF001
+                healthy = all(s.state == "running" for s in supervisor._states.values())
                 self.send_response(200 if healthy else 503)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: object) -> None:
                 return
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Health)

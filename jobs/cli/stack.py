@@ -37,7 +37,8 @@ def up(ctx: click.Context, as_json: bool) -> None:
     console = Console(stderr=True)
 
     def tell(part: PartStatus) -> None:
-        console.print(f"  {part.name:<15} {part.ready_seconds or 0:5.1f} s  {part.url}", highlight=False)
+        seconds = f"{part.ready_seconds or 0:5.1f} s"
+        console.print(f"  {part.name:<15} {seconds}  {part.url}", highlight=False)
 
     if console.is_terminal:
         with console.status("Starting the local stack"):
@@ -57,7 +58,7 @@ def up(ctx: click.Context, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--purge", is_flag=True, help="Delete its state too: topics, tables, checkpoints, logs.")
+@click.option("--purge", is_flag=True, help="Delete its state too: topics, tables, logs.")
 @click.pass_context
 def down(ctx: click.Context, purge: bool) -> None:
     """Stop the local stack; nothing keeps running.
