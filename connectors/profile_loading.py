@@ -79,8 +79,8 @@ def derive_profiles(
     """Derive customer and terminal profiles from transactions.
 
     A customer's usual amount is the mean (half to even) of its amounts, its and a terminal's opening
-    time the first event time, the home the mean position. The risk tier of a terminal is the number of
-    its frauds in the source, at most 3; that of a customer is 0.
+    time the first event time; positions stay 0. The risk tier of a terminal is the number of its frauds in
+    the source, at most 3; that of a customer is 0.
 
     Args:
         source: the transactions; only sums per entity are held in memory.
@@ -90,10 +90,8 @@ def derive_profiles(
     for batch in source.batches():
         n = len(batch)
         fraud = np.zeros(n, np.int64) if batch.is_fraud is None else batch.is_fraud.astype(np.int64)
-        amount = batch.columns["amount_minor"]
-        assert not isinstance(amount, StringColumn)
         numbers = {
-            "amount": amount.values,
+            "amount": batch.amount_minor,
             "events": np.ones(n, np.int64),
             "first": batch.event_time_ms,
             "frauds": fraud,

@@ -8,11 +8,13 @@ from typing import Final
 from connectors.row_binary import RowBinaryLayout
 
 __all__ = [
+    "CONTROL_TABLE",
     "DECISIONS",
     "LABELS_TABLE",
     "SCORED_TABLE",
     "SCORED_VIEW",
     "SCORE_FLAGS",
+    "control_layout",
     "label_layout",
     "scored_layout",
 ]
@@ -25,6 +27,9 @@ SCORED_VIEW: Final = "scored_transactions"
 
 LABELS_TABLE: Final = "labels_raw"
 """Where labels are inserted; read them through the view `labels`."""
+
+CONTROL_TABLE: Final = "control_outcomes"
+"""What each shard made of each control record."""
 
 DECISIONS: Final = ("approve", "review", "block")
 """Decisions; the code in the table is the position."""
@@ -88,6 +93,26 @@ def label_layout() -> RowBinaryLayout:
             ("event_id", "String"),
             ("customer_id", "String"),
             ("terminal_id", "String"),
+            ("kafka_topic", "LowCardinality(String)"),
+        ]
+    )
+
+
+def control_layout() -> RowBinaryLayout:
+    """Return how the outcome of a control record is packed."""
+    return RowBinaryLayout(
+        [
+            ("issued_at_ms", "Int64"),
+            ("shard", "Int32"),
+            ("applied_at_ms", "Int64"),
+            ("kafka_partition", "Int32"),
+            ("kafka_offset", "Int64"),
+            ("control_id", "String"),
+            ("kind", "LowCardinality(String)"),
+            ("subject", "String"),
+            ("issued_by", "String"),
+            ("outcome", "LowCardinality(String)"),
+            ("detail", "String"),
             ("kafka_topic", "LowCardinality(String)"),
         ]
     )

@@ -36,7 +36,7 @@ PARTITION BY toYYYYMM(event_time)
 ORDER BY (event_id, kafka_topic, kafka_partition, kafka_offset)
 SETTINGS non_replicated_deduplication_window = 1000;
 
--- What became known about transactions; the highest revision of an event's label counts.
+-- What became known about transactions, once per Kafka record.
 CREATE TABLE IF NOT EXISTS labels_raw
 (
     event_id String,
@@ -54,12 +54,38 @@ CREATE TABLE IF NOT EXISTS labels_raw
     kafka_offset Int64,
     inserted_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
 )
-ENGINE = ReplacingMergeTree(revision)
+ENGINE = ReplacingMergeTree(inserted_at)
 PARTITION BY toYYYYMM(event_time)
-ORDER BY event_id
+ORDER BY (event_id, kafka_topic, kafka_partition, kafka_offset)
 SETTINGS non_replicated_deduplication_window = 1000;
 
-CREATE OR REPLACE VIEW labels AS SELECT * FROM labels_raw FINAL;
+-- The label that counts for each event: the highest revision, the latest word among equals.
+CREATE OR REPLACE VIEW labels AS
+SELECT *
+FROM labels_raw FINAL
+ORDER BY revision DESC, labelled_at_ms DESC, kafka_offset DESC
+LIMIT 1 BY event_id;
+
+-- What each shard made of each control record (model and rule changes).
+CREATE TABLE IF NOT EXISTS control_outcomes
+(
+    control_id String,
+    kind LowCardinality(String),
+    subject String,
+    issued_by String,
+    issued_at_ms Int64,
+    shard Int32,
+    outcome LowCardinality(String) COMMENT 'applied, refused or ignored',
+    detail String,
+    applied_at_ms Int64,
+    applied_at DateTime64(3, 'UTC') DEFAULT fromUnixTimestamp64Milli(applied_at_ms, 'UTC'),
+    kafka_topic LowCardinality(String),
+    kafka_partition Int32,
+    kafka_offset Int64,
+    inserted_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+)
+ENGINE = ReplacingMergeTree(inserted_at)
+ORDER BY (kafka_topic, kafka_partition, kafka_offset, shard);
 
 -- How far live features and scores are from what the model was trained on, window by window.
 CREATE TABLE IF NOT EXISTS drift

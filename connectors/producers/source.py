@@ -73,11 +73,12 @@ class TransactionBatch:
     @property
     def event_time_ms(self) -> NDArray[np.int64]:
         """Event times, milliseconds since the epoch, UTC."""
-        column = self.columns["event_time_ms"]
-        if not isinstance(column, NumberColumn):
-            msg = f"reading event_time_ms: expected numbers, was {type(column).__name__!r}"
-            raise ConfigurationError(msg)
-        return column.values.astype(np.int64, copy=False)
+        return self._integers("event_time_ms")
+
+    @property
+    def amount_minor(self) -> NDArray[np.int64]:
+        """Amounts in minor units."""
+        return self._integers("amount_minor")
 
     def text(self, field: str) -> StringColumn:
         """Return a text field of the batch."""
@@ -86,6 +87,13 @@ class TransactionBatch:
             msg = f"reading field {field!r}: expected text, was {type(column).__name__!r}"
             raise ConfigurationError(msg)
         return column
+
+    def _integers(self, field: str) -> NDArray[np.int64]:
+        column = self.columns[field]
+        if not isinstance(column, NumberColumn):
+            msg = f"reading field {field!r}: expected numbers, was {type(column).__name__!r}"
+            raise ConfigurationError(msg)
+        return column.values.astype(np.int64, copy=False)
 
     def rows(self, start: int, stop: int) -> TransactionBatch:
         """Return rows `start` to `stop` (exclusive); nothing is copied."""
