@@ -39,7 +39,7 @@ RuleColumns: TypeAlias = Mapping[str, Column | NDArray[np.float64]]
 """A batch as rules see it; a plain float64 array is a column whose nulls are NaN."""
 
 MAX_RULES: Final = 64  # the rules that fired travel as one bit each of a 64-bit mask
-MAX_BYTES: Final = 256 * 1024  # a control record above this is not a rule set
+MAX_BYTES: Final = 48 * 1024  # travels in a control record, and a record has at most 64 KiB
 FORMAT: Final = 1
 _ID: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
