@@ -6,23 +6,14 @@ client inside Flink with the same meaning: TLS with PEM files, SASL, hostname ve
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
-    IsolationLevel,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # defined, not re-exported
-    AdminClient,
-    NewTopic,
-    OffsetSpec,
-)
+from kafka import IsolationLevel, TopicPartition
+from kafka.admin import KafkaAdminClient, OffsetSpec
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from connectors.settings import KafkaSettings
 from schemas.errors import ConfigurationError, RetryableError
@@ -39,7 +30,7 @@ __all__ = [
     "start_offsets",
 ]
 
-REQUEST_SECONDS: Final = 15.0
+REQUEST_MS: Final = 15_000
 """Bound of one admin request: covers a broker that restarts (about 6 s) and no more."""
 
 _SHADED: Final = "org.apache.flink.kafka.shaded.org.apache.kafka.common.security"
@@ -178,29 +169,24 @@ def ensure_topics(
         KafkaUnavailableError: when Kafka does not answer or refuses.
     """
     wanted = sorted(set(topics))
-    admin = _admin(settings)
-    missing = [name for name in wanted if name not in _known(admin)]
-    new = [
-        NewTopic(
-            name,
-            num_partitions=partitions or settings.topics.partitions,
-            replication_factor=settings.topics.replication,
-            config=dict((configs or {}).get(name, {})),
-        )
-        for name in missing
-    ]
     created = []
-    for name, future in (admin.create_topics(new) if new else {}).items():
-        try:
-            future.result(timeout=REQUEST_SECONDS)
-            created.append(name)
-        except KafkaException as e:
-            # Somebody else was faster: that is what was wanted.
-            if e.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                msg = f"creating topic {name!r}: {e.args[0].str()}"
-                raise KafkaUnavailableError(msg) from e
-    _wait_for_leaders(admin, wanted)
-    return sorted(created)
+    with _admin(settings, f"creating topics {', '.join(wanted)}") as admin:
+        known = set(admin.list_topics())
+        for name in wanted:
+            if name in known:
+                continue
+            options = {
+                "num_partitions": partitions or settings.topics.partitions,
+                "replication_factor": settings.topics.replication,
+                "configs": dict((configs or {}).get(name, {})),
+            }
+            # When somebody else is faster, that is what was wanted.
+            with contextlib.suppress(TopicAlreadyExistsError):
+                admin.create_topics({name: options})
+                created.append(name)
+        if wanted:
+            admin.wait_for_topics(wanted, timeout_ms=REQUEST_MS)
+    return created
 
 
 def partitions_of(settings: KafkaSettings, topic: str) -> list[int]:
@@ -209,7 +195,8 @@ def partitions_of(settings: KafkaSettings, topic: str) -> list[int]:
     Raises:
         KafkaUnavailableError: when Kafka does not answer.
     """
-    return sorted(_known(_admin(settings)).get(topic, ()))
+    with _admin(settings, f"reading the partitions of {topic!r}") as admin:
+        return [partition.partition for partition in _partitions(admin, topic)]
 
 
 def end_offsets(
@@ -225,7 +212,7 @@ def end_offsets(
     Raises:
         KafkaUnavailableError: when Kafka does not answer.
     """
-    return _offsets(settings, topic, latest=True, read_committed=read_committed)
+    return _offsets(settings, topic, OffsetSpec.LATEST, read_committed=read_committed)
 
 
 def start_offsets(settings: KafkaSettings, topic: str) -> dict[int, int]:
@@ -234,88 +221,62 @@ def start_offsets(settings: KafkaSettings, topic: str) -> dict[int, int]:
     Raises:
         KafkaUnavailableError: when Kafka does not answer.
     """
-    return _offsets(settings, topic, latest=False, read_committed=False)
+    return _offsets(settings, topic, OffsetSpec.EARLIEST, read_committed=False)
 
 
 def committed(settings: KafkaSettings, group: str, topic: str) -> dict[int, int]:
-    """Return the group's committed offset for each partition that has one.
+    """Return the group's committed offset for each partition of the topic that has one.
 
     Raises:
         KafkaUnavailableError: when Kafka does not answer.
     """
-    admin = _admin(settings)
-    asked = [TopicPartition(topic, number) for number in _known(admin).get(topic, ())]
-    if not asked:
-        return {}
-    request = [ConsumerGroupTopicPartitions(group, asked)]
-    try:
-        answer = admin.list_consumer_group_offsets(request)[group].result(timeout=REQUEST_SECONDS)
-    except KafkaException as e:
-        msg = f"reading the offsets of group {group!r}: {e.args[0].str()}"
-        raise KafkaUnavailableError(msg) from e
-    return {tp.partition: tp.offset for tp in answer.topic_partitions or () if tp.offset >= 0}
+    with _admin(settings, f"reading the offsets of group {group!r}") as admin:
+        asked = _partitions(admin, topic)
+        if not asked:
+            return {}
+        found = admin.list_group_offsets({group: asked})[group]
+        return {
+            partition.partition: int(position.offset)
+            for partition, position in sorted(found.items())
+            if position.offset >= 0
+        }
 
 
 def _offsets(
-    settings: KafkaSettings, topic: str, *, latest: bool, read_committed: bool
+    settings: KafkaSettings, topic: str, spec: OffsetSpec, *, read_committed: bool
 ) -> dict[int, int]:
-    admin = _admin(settings)
-    spec = OffsetSpec.latest() if latest else OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-    asked = {TopicPartition(topic, number): spec for number in _known(admin).get(topic, ())}
-    if not asked:
-        return {}
     level = IsolationLevel.READ_COMMITTED if read_committed else IsolationLevel.READ_UNCOMMITTED
-    futures = admin.list_offsets(asked, isolation_level=level)
+    with _admin(settings, f"reading the offsets of topic {topic!r}") as admin:
+        asked = dict.fromkeys(_partitions(admin, topic), spec)
+        found = admin.list_partition_offsets(asked, level, REQUEST_MS) if asked else {}
+        return {partition.partition: int(at.offset) for partition, at in sorted(found.items())}
+
+
+def _partitions(admin: KafkaAdminClient, topic: str) -> list[TopicPartition]:
+    if topic not in admin.list_topics():
+        return []
+    (description,) = admin.describe_topics([topic])
+    numbers = sorted(int(entry["partition_index"]) for entry in description["partitions"])
+    return [TopicPartition(topic, number) for number in numbers]
+
+
+@contextlib.contextmanager
+def _admin(settings: KafkaSettings, doing: str) -> Iterator[KafkaAdminClient]:
+    # kafka-python and not librdkafka: the latter's admin client crashed the process (SIGSEGV,
+    # confluent-kafka 2.16.1) when a group's coordinator was still loading, just after `up`.
     try:
-        return {
-            tp.partition: int(future.result(timeout=REQUEST_SECONDS).offset)
-            for tp, future in sorted(futures.items(), key=lambda item: item[0].partition)
-        }
-    except KafkaException as e:
-        msg = f"reading the offsets of topic {topic!r}: {e.args[0].str()}"
+        admin = KafkaAdminClient(
+            **kafka_python_config(settings),
+            client_id="riskstream-admin",
+            request_timeout_ms=REQUEST_MS,
+        )
+        try:
+            yield admin
+        finally:
+            admin.close()
+    except KafkaError as e:
+        msg = f"{doing} at {settings.bootstrap_servers!r}: {type(e).__name__} {e}".rstrip()
         raise KafkaUnavailableError(msg) from e
-
-
-def _admin(settings: KafkaSettings) -> AdminClient:
-    return AdminClient(
-        {
-            **librdkafka_config(settings),
-            "client.id": "riskstream-admin",
-            "socket.connection.setup.timeout.ms": 5000,
-            # Errors reach the caller as exceptions; the library would also write them to stderr.
-            "log_level": 2,
-        }
-    )
-
-
-def _known(admin: AdminClient) -> dict[str, list[int]]:
-    try:
-        found = admin.list_topics(timeout=REQUEST_SECONDS).topics
-    except KafkaException as e:
-        msg = f"asking Kafka for its topics: {e.args[0].str()}"
-        raise KafkaUnavailableError(msg) from e
-    return {
-        name: [
-            number
-            for number, partition in topic.partitions.items()
-            if partition.error is None and partition.leader >= 0
-        ]
-        for name, topic in found.items()
-        if topic.error is None
-    }
-
-
-def _wait_for_leaders(admin: AdminClient, wanted: list[str]) -> None:
-    deadline = time.monotonic() + REQUEST_SECONDS
-    while True:
-        known = _known(admin)
-        absent = [name for name in wanted if not known.get(name)]
-        if not absent:
-            return
-        if time.monotonic() > deadline:
-            msg = f"waiting for topics: {', '.join(absent)} did not become available"
-            raise KafkaUnavailableError(msg)
-        time.sleep(0.05)
 
 
 def _servers(settings: KafkaSettings) -> str:
