@@ -200,7 +200,6 @@ def cluster_configuration(
         "restart-strategy.exponential-delay.max-backoff": "30 s",
         "restart-strategy.exponential-delay.backoff-multiplier": "2.0",
         "restart-strategy.exponential-delay.reset-backoff-threshold": "60 s",
-        "restart-strategy.exponential-delay.attempts-before-reset-backoff": "infinite",
         # One lost beat is a pause of the garbage collector or of a busy laptop, four are a death.
         "heartbeat.interval": "2000",
         "heartbeat.timeout": "8000",
@@ -275,7 +274,14 @@ def job_manager_command(
     java: str, files: FlinkFiles, memory_mb: int, metrics_port: int | None
 ) -> tuple[str, ...]:
     """Return the command that runs the JobManager in the foreground."""
-    jvm = (f"-Xms{memory_mb // 2}m", f"-Xmx{memory_mb * 3 // 4}m", "-XX:MaxMetaspaceSize=256m")
+    # It coordinates and computes nothing: the quick compiler and the small collector start faster.
+    jvm = (
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        f"-Xms{memory_mb // 2}m",
+        f"-Xmx{memory_mb * 3 // 4}m",
+        "-XX:MaxMetaspaceSize=256m",
+    )
     return _command(
         java,
         files,
@@ -295,6 +301,7 @@ def task_manager_command(
     drops the dead one at once instead of after the heartbeat timeout.
     """
     jvm, options = memory_options(memory_mb, slots)
+    jvm = ("-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", *jvm)
     options |= {"taskmanager.resource-id": name, **_metrics(metrics_port)}
     return _command(
         java,
@@ -323,11 +330,15 @@ def zookeeper_command(java: str, files: FlinkFiles, port: int, data: Path) -> tu
     return (
         java,
         "-Xmx128m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
         *_logging(files, "zookeeper"),
         "-cp",
         _class_path(files),
         "org.apache.flink.runtime.zookeeper.FlinkZooKeeperQuorumPeer",
+        "--zkConfigFile",
         str(files.conf / "zoo.cfg"),
+        "--peerId",
         "1",
     )
 
@@ -343,8 +354,6 @@ def _command(
     dynamic = [word for key, value in options.items() for word in ("-D", f"{key}={value}")]
     return (
         java,
-        "-XX:+UseG1GC",
-        "-XX:MaxGCPauseMillis=20",
         *jvm,
         *_OPENS,
         "-XX:+IgnoreUnrecognizedVMOptions",

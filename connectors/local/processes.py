@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ __all__ = [
     "port_is_free",
     "spawn",
     "stop_groups",
+    "wait_for_end",
 ]
 
 HOME_MARK: Final = "RISKSTREAM_STACK_HOME"
@@ -106,6 +108,27 @@ def stop_groups(processes: Iterable[ProcessId], seconds: float) -> None:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline and any(alive(process) for process in targets):
         time.sleep(0.02)
+
+
+def wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait until the process ends, at most `seconds`; say whether it did.
+
+    On Linux the kernel wakes us: a death is seen at once and waiting costs nothing. Elsewhere the
+    process is asked again and again.
+    """
+    if process.poll() is not None:
+        return True
+    open_pidfd = getattr(os, "pidfd_open", None)
+    if open_pidfd is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return process.poll() is not None
+    descriptor = open_pidfd(process.pid)
+    try:
+        select.select([descriptor], [], [], seconds)
+    finally:
+        os.close(descriptor)
+    return process.poll() is not None
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +32,7 @@ from connectors.local.processes import (
     log_tail,
     spawn,
     stop_groups,
+    wait_for_end,
 )
 
 __all__ = ["PartState", "Supervisor", "main"]
@@ -48,8 +49,14 @@ within seconds; the last bounds the work wasted on a part that cannot run."""
 FORGIVE_SECONDS: Final = 30.0
 """A part that ran this long starts again at the shortest pause."""
 
+PROBE_SECONDS: Final = 2.0
+"""Between two looks at a running part. A death is seen at once all the same, see `wait_for_end`."""
+
+START_PROBE_SECONDS: Final = 0.2
+"""Between two looks at a starting part: bounds what it adds to the start."""
+
 MISSED_PROBES: Final = 3
-"""Probes (one a second) without an answer before a part is said not to answer."""
+"""Probes in a row without an answer before a part is said not to answer."""
 
 MAX_OUT_BYTES: Final = 16 * 1024 * 1024
 """Output kept of a part from one start to the next; JVM parts rotate their own logs."""
@@ -81,6 +88,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._changed = threading.Event()
         self._lock = threading.Lock()
+        self._start_lock = threading.Lock()
         self._states = {
             part.name: PartState(part.name, part.url, part.log, port=part.probe.port)
             for part in plan.parts
@@ -101,11 +109,14 @@ class Supervisor:
             self._write()
             self._changed.wait(timeout=2.0)
             self._changed.clear()
-        for thread in threads:
-            thread.join(timeout=10)
+        # From here on no thread starts anything: starts and this share the lock.
+        with self._start_lock:
+            children = dict(self._children)
         for rank in sorted({part.stop_rank for part in self._plan.parts}):
             names = [part.name for part in self._plan.parts if part.stop_rank == rank]
-            stop_groups([self._children[name] for name in names if name in self._children], 15)
+            stop_groups([children[name] for name in names if name in children], 15)
+        for thread in threads:
+            thread.join(timeout=5)
         server.shutdown()
         for part in self._plan.parts:
             self._pid_file(part.name).unlink(missing_ok=True)
@@ -137,7 +148,10 @@ class Supervisor:
         failures = 0
         ever_ready = False
         while not self._stop.is_set():
-            process, ready = self._start(part)
+            process = self._spawn(part, part.argv)
+            if process is None:
+                return
+            ready = self._wait_until_ready(part, process)
             ever_ready = ever_ready or ready
             began = time.monotonic()
             if ready:
@@ -155,23 +169,29 @@ class Supervisor:
     def _prepare(self, part: Part) -> bool:
         if not part.prepare or Path(part.prepared).exists():
             return True
-        process = spawn(part.prepare, self._environment(part), self._home, self._out(part))
-        code = process.wait()
+        process = self._spawn(part, part.prepare)
+        code = -1 if process is None else process.wait()
         if code != 0 and not self._stop.is_set():
             self._set(part, state="failed", why=f"preparing it exited with {code}")
         return code == 0
 
-    def _start(self, part: Part) -> tuple[subprocess.Popen[bytes], bool]:
+    def _spawn(self, part: Part, argv: Sequence[str]) -> subprocess.Popen[bytes] | None:
+        """Start a command of the part and note who it is; None once everything is stopping."""
         out = self._out(part)
         if out.exists() and out.stat().st_size > MAX_OUT_BYTES:
             out.write_bytes(b"")
-        process = spawn(part.argv, self._environment(part), self._home, out)
-        identity = identify(process.pid)
-        if identity is not None:
-            self._children[part.name] = identity
-            self._pid_file(part.name).write_text(json.dumps(asdict(identity)), encoding="utf-8")
+        with self._start_lock:
+            if self._stop.is_set():
+                return None
+            process = spawn(argv, self._environment(part), self._home, out)
+            identity = identify(process.pid)
+            if identity is not None:
+                self._children[part.name] = identity
+                self._pid_file(part.name).write_text(json.dumps(asdict(identity)), encoding="utf-8")
+        return process
+
+    def _wait_until_ready(self, part: Part, process: subprocess.Popen[bytes]) -> bool:
         began = time.monotonic()
-        why = "no answer yet"
         # What ended the last run stays readable in `why` until the part answers again.
         self._set(part, state="starting", pid=process.pid, started_at_ms=self._clock_ms())
         while process.poll() is None and not self._stop.is_set():
@@ -179,28 +199,24 @@ class Supervisor:
             seconds = time.monotonic() - began
             if not why:
                 self._set(part, state="running", ready_seconds=round(seconds, 1))
-                return process, True
+                return True
             if seconds > self._plan.start_timeout_seconds:
-                stop_groups([ProcessId(process.pid, identity.started if identity else "")], 5)
-                process.wait()
                 self._set(part, why=f"did not answer within {seconds:.0f} s: {why}")
-                return process, False
-            self._stop.wait(0.1)
-        return process, False
+                stop_groups([self._children[part.name]], 5)
+                process.wait()
+                return False
+            wait_for_end(process, START_PROBE_SECONDS)
+        return False
 
     def _watch(self, part: Part, process: subprocess.Popen[bytes]) -> None:
         missed = 0
-        next_probe = time.monotonic() + 1.0
-        while process.poll() is None and not self._stop.is_set():
-            if time.monotonic() >= next_probe:
-                why = answers(part.probe)
-                missed = 0 if why is None else missed + 1
-                if missed == MISSED_PROBES:
-                    self._set(part, state="not answering", why=why or "")
-                elif missed == 0 and self._states[part.name].state == "not answering":
-                    self._set(part, state="running")
-                next_probe = time.monotonic() + 1.0
-            self._stop.wait(0.05)
+        while not wait_for_end(process, PROBE_SECONDS) and not self._stop.is_set():
+            why = answers(part.probe)
+            missed = 0 if why is None else missed + 1
+            if missed == MISSED_PROBES:
+                self._set(part, state="not answering", why=why or "")
+            elif missed == 0 and self._states[part.name].state == "not answering":
+                self._set(part, state="running")
 
     def _explain_end(self, part: Part, process: subprocess.Popen[bytes]) -> str:
         code = process.poll()
