@@ -1,4 +1,4 @@
-"""A bounded, set-associative cache from key bytes to fixed-size values, probed a batch at a time."""
+"""A bounded, set-associative cache from key bytes to fixed-size values, for whole batches."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ProfileCache:
 def unique_rows(
     keys: StringColumn, hashes: NDArray[np.uint64], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first row of each distinct key among `rows`, and for each row the index of its key."""
+    """Return the first of `rows` for each distinct key, and for each row the index of its key."""
     return _unique(keys.data, keys.starts, keys.lengths, hashes, rows)
 
 
@@ -138,8 +138,8 @@ def _claim(
         if length < 0 or length > slot_keys.shape[1]:
             continue
         start = starts[row]
-        first = np.int64(hashes[row] % np.uint64(sets)) * 4
-        chosen = first
+        first = int(hashes[row] % np.uint64(sets)) * 4
+        chosen: int = first
         for slot in range(first, first + 4):
             if slot_hashes[slot] == hashes[row] and key_lengths[slot] == length:
                 same = True

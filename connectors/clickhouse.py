@@ -59,7 +59,7 @@ class ClickHouseClient:
 
     def __init__(self, settings: ClickHouseSettings) -> None:
         if settings.url is None:
-            msg = "connecting to ClickHouse: clickhouse.url is not set; start the local stack or set it"
+            msg = "connecting to ClickHouse: set clickhouse.url, or start the local stack"
             raise ConfigurationError(msg)
         self._settings = settings
         self._url = settings.url.rstrip("/") + "/"
@@ -146,8 +146,9 @@ class ClickHouseClient:
 class ClickHouseWriter:
     """Inserts packed rows, one request an insert, and waits for as long as ClickHouse is away.
 
-    An insert is confirmed before `insert` returns, so nothing is held back here across a checkpoint.
-    A retry carries the same deduplication token, so an insert whose answer got lost is not doubled.
+    An insert is confirmed before `insert` returns, so nothing is held back here across a
+    checkpoint. A retry carries the same deduplication token, so an insert whose answer got lost is
+    not doubled.
 
     Args:
         settings: address, user, TLS and timeout.

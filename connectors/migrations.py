@@ -1,12 +1,13 @@
 """Versioned migrations of the ClickHouse tables.
 
-A migration is a file `NNNN_name.sql` in `connectors/ddl/`: statements that end with `;` at the end of a
-line. Applied ones are remembered in table `schema_migrations` with a checksum; a file that changed after
-it was applied is refused, because two systems would disagree on what version they are. Statements can be
-repeated (`IF NOT EXISTS`, `OR REPLACE`), so a migration that was cut short is simply run again.
+A migration is a file `NNNN_name.sql` in `connectors/ddl/`: statements that end with `;` at the end
+of a line. Applied ones are remembered in table `schema_migrations` with a checksum; a file that
+changed after it was applied is refused, because two systems would disagree on what version they
+are. Statements can be repeated (`IF NOT EXISTS`, `OR REPLACE`), so a migration that was cut short
+is simply run again.
 
-Feature columns come from the feature set, not from a file: missing ones are added, none is ever dropped,
-and the view that deduplicates is made anew to show them.
+Feature columns come from the feature set, not from a file: missing ones are added, none is ever
+dropped, and the view that deduplicates is made anew to show them.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def plan(
     """Return the steps that `migrate` would take, touching nothing.
 
     Raises:
-        ConfigurationError: when an applied migration changed afterwards, or the database is newer than
+        ConfigurationError: when an applied migration changed afterwards, or the database is newer
+        than
             these files.
     """
     try:
@@ -119,7 +121,9 @@ def plan(
     if problems:
         msg = "planning migrations: " + "; ".join(problems)
         raise ConfigurationError(msg)
-    steps.append(_feature_step(client, feature_names, first_time=SCORED_TABLE not in _tables(client)))
+    steps.append(
+        _feature_step(client, feature_names, first_time=SCORED_TABLE not in _tables(client))
+    )
     return steps
 
 
@@ -140,7 +144,8 @@ def migrate(
 
     Raises:
         ConfigurationError: as `plan` does; nothing was touched then.
-        ClickHouseRefused: when a statement failed; what came before it stays and is skipped next time.
+        ClickHouseRefused: when a statement failed; what came before it stays and is skipped next
+        time.
     """
     known = load_migrations() if migrations is None else migrations
     steps = plan(client, feature_names, known)
@@ -158,14 +163,16 @@ def migrate(
         migration = by_label.get(step.name)
         if migration is not None:
             client.execute(
-                "INSERT INTO schema_migrations (version, name, checksum) VALUES "
+                "INSERT INTO schema_migrations (version, name, checksum) VALUES "  # noqa: S608 - own
                 f"({migration.version}, '{migration.name}', '{migration.checksum}')"
             )
         done.append(Step(step.name, "applied", step.statements))
     return done
 
 
-def _feature_step(client: ClickHouseClient, feature_names: Sequence[str], *, first_time: bool) -> Step:
+def _feature_step(
+    client: ClickHouseClient, feature_names: Sequence[str], *, first_time: bool
+) -> Step:
     bad = [name for name in feature_names if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)]
     if bad:
         msg = f"naming feature columns: expected letters, digits and _, was {bad!r}"
@@ -177,7 +184,7 @@ def _feature_step(client: ClickHouseClient, feature_names: Sequence[str], *, fir
         f"ALTER TABLE {SCORED_TABLE} ADD COLUMN IF NOT EXISTS `{name}` Float64 DEFAULT nan"
         for name in missing
     ]
-    view = f"CREATE OR REPLACE VIEW {SCORED_VIEW} AS SELECT * FROM {SCORED_TABLE} FINAL"
+    view = f"CREATE OR REPLACE VIEW {SCORED_VIEW} AS SELECT * FROM {SCORED_TABLE} FINAL"  # noqa: S608
     up_to_date = not statements and present and shown == present
     return Step(
         "feature columns and view",
@@ -198,7 +205,8 @@ def _tables(client: ClickHouseClient) -> set[str]:
 
 def _columns(client: ClickHouseClient, table: str) -> set[str]:
     query = (
-        "SELECT name FROM system.columns WHERE database = {database:String} AND table = {table:String}"
+        "SELECT name FROM system.columns "
+        "WHERE database = {database:String} AND table = {table:String}"
     )
     parameters = {"database": client.database, "table": table}
     return {str(row["name"]) for row in client.rows(query, parameters)}

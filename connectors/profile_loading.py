@@ -17,7 +17,6 @@ from connectors.profiles import PROFILE_TYPES, PROFILE_VERSION, ProfileKind, pro
 from schemas.columns import StringColumn
 from schemas.errors import ConfigurationError, FatalError
 
-
 __all__ = ["Profiles", "derive_profiles", "load_profiles", "profiles_from_table"]
 
 # A command of 2,000 profiles is about 150 kB: few round trips, and Redis is never busy for long.
@@ -47,7 +46,8 @@ def profiles_from_table(kind: ProfileKind, table: pa.Table) -> Profiles:
     Fields that the table lacks, and nulls, are 0. Text that is no number is refused.
 
     Raises:
-        ConfigurationError: when the id column is missing or holds nulls, or a field has a wrong type.
+        ConfigurationError: when the id column is missing or holds nulls, or a field has a wrong
+        type.
     """
     id_name = f"{kind}_id"
     if id_name not in table.column_names or table.column(id_name).null_count:
@@ -78,9 +78,9 @@ def derive_profiles(
 ) -> list[Profiles]:
     """Derive customer and terminal profiles from transactions.
 
-    A customer's usual amount is the mean (half to even) of its amounts, its and a terminal's opening
-    time the first event time; positions stay 0. The risk tier of a terminal is the number of its frauds in
-    the source, at most 3; that of a customer is 0.
+    A customer's usual amount is the mean (half to even) of its amounts, its and a terminal's
+    opening time the first event time; positions stay 0. The risk tier of a terminal is the number
+    of its frauds in the source, at most 3; that of a customer is 0.
 
     Args:
         source: the transactions; only sums per entity are held in memory.
@@ -149,6 +149,6 @@ def _summed(table: pa.Table) -> pa.Table:
     grouped = table.group_by("id").aggregate(
         [("amount", "sum"), ("events", "sum"), ("first", "min"), ("frauds", "sum")]
     )
-    return grouped.select(["id", "amount_sum", "events_sum", "first_min", "frauds_sum"]).rename_columns(
-        ["id", "amount", "events", "first", "frauds"]
-    )
+    return grouped.select(
+        ["id", "amount_sum", "events_sum", "first_min", "frauds_sum"]
+    ).rename_columns(["id", "amount", "events", "first", "frauds"])

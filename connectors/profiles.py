@@ -1,14 +1,14 @@
-"""Profiles of customers, terminals and merchants: packed values in Redis, looked up a batch at a time.
+"""Profiles of customers, terminals and merchants, packed in Redis and looked up in batches.
 
-A value is a packed struct that starts with its version. Later versions only append fields, so a reader
-takes the prefix it knows; a shorter value counts as missing.
+A value is a packed struct that starts with its version. Later versions only append fields, so a
+reader takes the prefix it knows; a shorter value counts as missing.
 
-A lookup asks Redis once for the distinct keys of a batch that the cache does not hold. A profile that
-does not exist is a value (`found` is False). When Redis is slow or away the policy decides:
+A lookup asks Redis once for the distinct keys of a batch that the cache does not hold. A profile
+that does not exist is a value (`found` is False). When Redis is slow or away the policy decides:
 
 * `wait` (default): try again, with growing pauses, for ever; back-pressure reaches the source;
-* `score_without`: the keys that are not cached are marked `unavailable`, and Redis is left alone for a
-  second before the next try, so that a dead Redis does not cost each batch a time-out.
+* `score_without`: the keys that are not cached are marked `unavailable`, and Redis is left alone
+  for a second before the next try, so that a dead Redis does not cost each batch a time-out.
 """
 
 from __future__ import annotations
@@ -255,8 +255,7 @@ class ProfileLookup:
         starts = keys.starts[rows].tolist()
         ends = (keys.starts[rows] + keys.lengths[rows]).tolist()
         names = [
-            self._prefix + raw[start:end].tobytes()
-            for start, end in zip(starts, ends, strict=True)
+            self._prefix + raw[start:end].tobytes() for start, end in zip(starts, ends, strict=True)
         ]
         answers: list[bytes | None] = []
         for start in range(0, len(names), _MGET_KEYS):
@@ -306,7 +305,9 @@ class ProfileLookup:
                     raise ProfilesUnavailable(msg) from e
                 self._on_wait(attempt, e)
             except redis.ResponseError as e:
-                msg = f"asking Redis for profiles: {e}; expected string values under {self._prefix!r}"
+                msg = (
+                    f"asking Redis for profiles: {e}; expected string values under {self._prefix!r}"
+                )
                 raise ProfilesRefused(msg) from e
             self._sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)

@@ -1,12 +1,12 @@
 """Pack columns into ClickHouse's RowBinary format in one pass.
 
 RowBinary is rows end to end: fixed-width values little-endian, strings as a LEB128 length and their
-bytes, arrays as a LEB128 count and their items. The order of values is the order of the INSERT's column
-list, which is ours to choose: fixed-width columns go first, so that a row is one structured copy
-followed by its strings.
+bytes, arrays as a LEB128 count and their items. The order of values is the order of the INSERT's
+column list, which is ours to choose: fixed-width columns go first, so that a row is one structured
+copy followed by its strings.
 
-Measured on 2 cores, a scored transaction with 17 features (350 bytes): 0.5 us a row in large batches,
-60 us for a batch of five.
+Measured on a loaded 2-core machine, a scored transaction with 16 features (270 bytes): 1 us of CPU a
+row in batches of 500, 0.2 ms for a batch of five.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class RowBinaryLayout:
             if kind not in _FIXED and kind not in (_STRING, _STRINGS)
         }
         if unknown:
-            msg = f"laying out RowBinary: unknown types {unknown!r}; expected {sorted(_FIXED)} or text"
+            msg = f"laying out RowBinary: unknown types {unknown!r}; known are {sorted(_FIXED)}"
             raise LayoutError(msg)
         self._fixed = [name for name, kind in plain.items() if kind in _FIXED]
         self._strings = [name for name, kind in plain.items() if kind == _STRING]
@@ -119,8 +119,8 @@ class RowBinaryLayout:
     def pack(self, columns: Mapping[str, PackedValue], n: int) -> bytes:
         """Return `n` rows.
 
-        Null strings become empty. Numbers are converted to the column's width; a value that does not
-        fit wraps as NumPy casts do, so callers bound them before.
+        Null strings become empty. Numbers are converted to the column's width; a value that does
+        not fit wraps as NumPy casts do, so callers bound them before.
 
         Args:
             columns: a value for every column of the layout, the group as an (n, k) float64 matrix
@@ -228,7 +228,7 @@ def _value(columns: Mapping[str, PackedValue], name: str) -> PackedValue:
         raise LayoutError(msg) from e
 
 
-@nb.njit(cache=True, nogil=True)  # type: ignore[misc]
+@nb.njit(cache=True, nogil=True)
 def _varint_size(value: int) -> int:
     size = 1
     while value >= 128:
@@ -237,7 +237,7 @@ def _varint_size(value: int) -> int:
     return size
 
 
-@nb.njit(cache=True, nogil=True)  # type: ignore[misc]
+@nb.njit(cache=True, nogil=True)
 def _write_varint(out: NDArray[np.uint8], at: int, value: int) -> int:
     while value >= 128:
         out[at] = (value & 127) | 128
@@ -247,7 +247,7 @@ def _write_varint(out: NDArray[np.uint8], at: int, value: int) -> int:
     return at + 1
 
 
-@nb.njit(cache=True, nogil=True)  # type: ignore[misc]
+@nb.njit(cache=True, nogil=True)
 def _pack(
     fixed: NDArray[np.uint8],
     data: NDArray[np.uint8],

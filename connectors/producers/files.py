@@ -1,4 +1,4 @@
-"""Write simulated transactions to Parquet, in the contract's names, so that a replay reads them back."""
+"""Write simulated transactions to Parquet, in the contract's names, for a replay to read."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def write_transactions(
     limit: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> int:
-    """Write day after day until the simulation or the limit ends; return the number of transactions.
+    """Write day after day until the simulation or the limit ends; return how many transactions.
 
-    Columns are the contract's fields, `is_fraud` and `fraud_scenario`. The file appears whole: it is
-    written under another name first.
+    Columns are the contract's fields, `is_fraud` and `fraud_scenario`. The file appears whole: it
+    is written under another name first.
 
     Raises:
         ConfigurationError: when the file cannot be written.
@@ -61,7 +61,11 @@ def write_transactions(
 def _table(day: SimulatedDay) -> pa.Table:
     arrays = {name: _array(name, column) for name, column in day.batch.columns.items()}
     return pa.table(
-        {**arrays, "is_fraud": pa.array(day.batch.is_fraud), "fraud_scenario": pa.array(day.scenario)}
+        {
+            **arrays,
+            "is_fraud": pa.array(day.batch.is_fraud),
+            "fraud_scenario": pa.array(day.scenario),
+        }
     )
 
 

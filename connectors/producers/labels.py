@@ -1,8 +1,8 @@
 """Labels that become known some days after their transactions.
 
-Defaults: a label is published when stream time passes event time + 6 days, and features look at labels
-that are 7 days old. The day between is the slack for partitions that do not advance together (the
-source keeps them within half a day) so that a label is always there when a feature needs it.
+Defaults: a label is published when stream time passes event time + 6 days, and features look at
+labels that are 7 days old. The day between is the slack for partitions that do not advance together
+(the source keeps them within half a day) so that a label is always there when a feature needs it.
 """
 
 from __future__ import annotations

@@ -136,8 +136,9 @@ class KafkaPublisher:
     def _check(self) -> None:
         if self._first_error is not None:
             msg = (
-                f"publishing to Kafka: {self._failed} record(s) were not delivered so far, the first "
-                f"because of {self._first_error.str()!r}; what was confirmed before stays published"
+                f"publishing to Kafka: {self._failed} record(s) were not delivered so far, the "
+                f"first because of {self._first_error.str()!r}; what was confirmed before stays "
+                "published"
             )
             raise DeliveryError(msg)
 

@@ -70,9 +70,9 @@ def replay(
 ) -> ReplaySummary:
     """Publish every transaction when due, and labels when stream time passes theirs.
 
-    Records keep the order of the source; both topics are keyed by customer. Stream time is the largest
-    event time published so far. An event whose time has passed is published at once: a slow broker
-    delays the stream but never thins it.
+    Records keep the order of the source; both topics are keyed by customer. Stream time is the
+    largest event time published so far. An event whose time has passed is published at once: a slow
+    broker delays the stream but never thins it.
 
     Args:
         source: what to publish.

@@ -1,4 +1,4 @@
-"""Open what a producer needs from the settings: encoders with their schema ids, topics, a publisher."""
+"""Open what a producer needs from the settings: topics, and encoders with their schema ids."""
 
 from __future__ import annotations
 

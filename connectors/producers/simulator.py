@@ -1,20 +1,21 @@
 """An endless, seeded stream of card transactions with frauds of several kinds.
 
-Written from the published description of the fraud detection handbook's simulator (Le Borgne, Siblini,
-Lebichot, Bontempi: "Reproducible Machine Learning for Credit Card Fraud Detection", chapter 3):
+Written from the published description of the fraud detection handbook's simulator (Le Borgne,
+Siblini, Lebichot, Bontempi: "Reproducible Machine Learning for Credit Card Fraud Detection",
+chapter 3):
 
-* a customer lives in a square of 100 by 100, spends a mean amount from U(5, 100) with a deviation of half
-  of it, and makes Poisson(U(0, 4)) transactions a day, at terminals within a radius of 5;
-* times are normal around noon with a deviation of 20,000 s, what falls outside the day is dropped; a
-  negative amount is drawn again from U(0, 2 * mean);
+* a customer lives in a square of 100 by 100, spends a mean amount from U(5, 100) with a deviation
+  of half of it, and makes Poisson(U(0, 4)) transactions a day, at terminals within a radius of 5;
+* times are normal around noon with a deviation of 20,000 s, what falls outside the day is dropped;
+  a negative amount is drawn again from U(0, 2 * mean);
 * scenario 1: every amount above 220 is a fraud;
 * scenario 2: each day two terminals are compromised; all they take for 28 days is fraud;
 * scenario 3: each day three customers are compromised; for 14 days a third of their transactions is
   five times as large, and a fraud.
 
-Two scenarios are ours: 4, card testing, a burst of many small payments within minutes; 5, impossible
-travel, a payment too far from the one before. The square lies on latitudes 40 to 50 and longitudes
-0 to 10.
+Two scenarios are ours: 4, card testing, a burst of many small payments within minutes; 5,
+impossible travel, a payment too far from the one before. The square lies on latitudes 40 to 50 and
+longitudes 0 to 10.
 
 Each day draws from its own random stream, so day d is the same whichever day a run starts at.
 """
@@ -294,7 +295,9 @@ class Simulation:
             draft.customer[rows],
             candidates[np.arange(n), best],
             draft.seconds[rows] + rng.uniform(*_TRAVEL_SECONDS, n),
-            np.rint(self._mean_minor[draft.customer[rows]] * rng.uniform(0.5, 2.0, n)).astype(np.int64),
+            np.rint(self._mean_minor[draft.customer[rows]] * rng.uniform(0.5, 2.0, n)).astype(
+                np.int64
+            ),
             np.full(n, CHANNELS.index("card_present"), np.int32),
             np.full(n, 5, np.int8),
         )

@@ -13,8 +13,8 @@ field              contract                     fraud handbook (its names, and a
 `is_fraud`         is_fraud                     TX_FRAUD, fraud
 =================  ===========================  ==============================================
 
-The optional fields of the contract (currency, merchant_id, channel, country, latitude, longitude, ...)
-are read under their own names.
+The optional fields of the contract (currency, merchant_id, channel, country, latitude, longitude,
+...) are read under their own names.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ class TransactionBatch:
         if not isinstance(column, NumberColumn):
             msg = f"reading field {field!r}: expected numbers, was {type(column).__name__!r}"
             raise ConfigurationError(msg)
-        return column.values.astype(np.int64, copy=False)
+        values: NDArray[np.int64] = column.values.astype(np.int64, copy=False)
+        return values
 
     def rows(self, start: int, stop: int) -> TransactionBatch:
         """Return rows `start` to `stop` (exclusive); nothing is copied."""
@@ -214,7 +215,9 @@ class FileSource:
         }
         missing = [field for field, name in names.items() if name is None and field != "is_fraud"]
         if missing:
-            wanted = "; ".join(f"{field} (one of {', '.join(_ALIASES[field])})" for field in missing)
+            wanted = "; ".join(
+                f"{field} (one of {', '.join(_ALIASES[field])})" for field in missing
+            )
             msg = f"reading {str(self._path)!r}: no column for {wanted}"
             raise ConfigurationError(msg)
         found = {field: batch.column(name) for field, name in names.items() if name is not None}

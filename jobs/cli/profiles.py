@@ -50,7 +50,9 @@ def profiles() -> None:
 @click.option("--seed", type=int, default=1, show_default=True, help="With --simulated.")
 @click.option("--customers", type=click.IntRange(min=1), default=5_000, show_default=True)
 @click.option("--terminals", type=click.IntRange(min=1), default=10_000, show_default=True)
-@click.option("--limit", type=click.IntRange(min=1), help="Derive from this many transactions only.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Derive from this many transactions only."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 @click.pass_context
 def load(

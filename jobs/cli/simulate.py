@@ -1,4 +1,4 @@
-"""`riskstream simulate`: an endless, seeded stream of transactions and labels, or a file of them."""
+"""`riskstream simulate`: a seeded stream of transactions and labels, or a file of them."""
 
 from __future__ import annotations
 

@@ -192,7 +192,11 @@ def test_profiles_derived_from_transactions_equal_a_plain_count() -> None:
             frauds[terminal] = frauds.get(terminal, 0) + int(batch.is_fraud[row])
     made = {item.kind: item for item in derive_profiles(simulation)}
     usual = dict(
-        zip(made["customer"].ids.to_list(), made["customer"].packed["usual_amount_minor"], strict=True)
+        zip(
+            made["customer"].ids.to_list(),
+            made["customer"].packed["usual_amount_minor"],
+            strict=True,
+        )
     )
     assert usual == {name: round(sum(all_) / len(all_)) for name, all_ in spent.items()}
     counted = dict(

@@ -187,7 +187,9 @@ def test_labels_are_never_early_and_never_far_behind_however_batches_are_cut(
             stream, passed = max(stream, time), passed + 1
         else:
             waiting -= 1
-            due_at = next((i for i, t in enumerate(np.maximum.accumulate(times)) if t >= time), None)
+            due_at = next(
+                (i for i, t in enumerate(np.maximum.accumulate(times)) if t >= time), None
+            )
             if due_at is None:
                 assert passed == len(times)  # flushed at the end
             else:
@@ -225,7 +227,9 @@ _CONTRACT = _table(
 )
 
 
-@pytest.mark.parametrize("table", [_HANDBOOK, _PACKED, _CONTRACT], ids=["handbook", "packed", "own"])
+@pytest.mark.parametrize(
+    "table", [_HANDBOOK, _PACKED, _CONTRACT], ids=["handbook", "packed", "own"]
+)
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_each_way_to_name_columns_reads_the_same(
     table: pa.Table, ending: str, tmp_path: Path

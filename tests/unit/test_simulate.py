@@ -68,10 +68,13 @@ def test_every_kind_of_fraud_happens_and_labels_agree_with_scenarios(
 
 
 def test_spending_follows_the_published_description() -> None:
-    batches = [day.batch for day in Simulation(Population(1, 2_000, 4_000), days=5).simulated_days()]
+    batches = [
+        day.batch for day in Simulation(Population(1, 2_000, 4_000), days=5).simulated_days()
+    ]
     amounts = np.concatenate([batch.amount_minor for batch in batches])
     seconds = np.concatenate([batch.event_time_ms % DAY_MS for batch in batches]) / 1000
-    # Two transactions a day a customer, about 3 % of them outside the day; mean of U(5, 100) is 52.5.
+    # Two transactions a day a customer, about 3 % of them outside the day; mean of U(5, 100) is
+    # 52.5.
     assert len(amounts) / (5 * 2_000) == pytest.approx(1.94, rel=0.1)
     assert np.mean(amounts) / 100 == pytest.approx(54, rel=0.1)
     assert np.mean(seconds) == pytest.approx(43_200, rel=0.03)
@@ -127,7 +130,7 @@ def test_a_written_file_replays_the_same_stream(tmp_path: Path) -> None:
     read = [_plain(batch) for batch in FileSource(file).batches()]
     want = [_plain(batch) for batch in Simulation(SMALL, limit=1_500).batches()]
     for name in want[0]:
-        assert sum((part[name] for part in read), []) == sum((part[name] for part in want), [])
+        assert [v for part in read for v in part[name]] == [v for part in want for v in part[name]]
     assert [path.name for path in tmp_path.iterdir()] == ["simulated.parquet"]
 
 
