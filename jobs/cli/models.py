@@ -1,0 +1,42 @@
+"""`riskstream models`: train, register, activate, shadow, challenge, retire, roll back, retrain."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.cli._models_registry import (
+    activate,
+    challenge,
+    list_models,
+    register,
+    retire,
+    rollback,
+    shadow,
+    show,
+)
+from jobs.cli._models_train import retrain, train
+
+__all__ = ["models"]
+
+
+@click.group()
+def models() -> None:
+    """Train models, keep them, and change the one that decides without stopping the job.
+
+    Example: riskstream models train transactions.parquet --model lightgbm --train-start 2018-07-04
+    """
+
+
+for _command in (
+    train,
+    retrain,
+    list_models,
+    show,
+    register,
+    activate,
+    shadow,
+    challenge,
+    retire,
+    rollback,
+):
+    models.add_command(_command)

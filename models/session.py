@@ -1,0 +1,130 @@
+"""Load one ONNX model and score batches with it: one thread, no spinning, no per-record Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from models.errors import ModelRefusedError
+from models.manifest import Manifest
+
+__all__ = ["LoadedModel", "open_model", "open_session"]
+
+_DTYPES: Final = {"tensor(float)": "float32", "tensor(double)": "float64"}
+
+
+class LoadedModel:
+    """A model ready to score features of one feature set.
+
+    Scoring is safe from several threads at once; nothing in here changes after construction.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        session: onnxruntime.InferenceSession,
+        columns: NDArray[np.int64] | None,
+    ) -> None:
+        """Bind a session; `columns` picks the model's features, None when all are, in order."""
+        self.manifest: Final = manifest
+        self.version: Final = manifest.version
+        self.columns: Final = columns
+        self._run: Final = session.run
+        self._session: Final = session
+        self._outputs: Final = [manifest.output.name]
+        self._input: Final = manifest.input.name
+        self._dtype: Final = np.float32 if manifest.input.dtype == "float32" else np.float64
+        self._class: Final = manifest.output.class_index
+
+    def score(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return one score for each row of `features`, float64 (n, k of the feature set).
+
+        NaN features reach the model as NaN; a model that was not made for them may answer NaN.
+        """
+        if self.columns is not None:
+            features = features[:, self.columns]
+        return self.score_rows(features)
+
+    def score_rows(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Return scores for rows that hold exactly the model's own features, in its order."""
+        if len(rows) == 0:
+            return np.empty(0, np.float64)
+        # Trees decide on float32; a float64 cell is rounded once, here, for every caller alike.
+        output = self._run(self._outputs, {self._input: rows.astype(self._dtype, order="C")})[0]
+        if self._class is not None:
+            output = output[:, self._class]
+        scores: NDArray[np.float64] = output.reshape(-1).astype(np.float64)
+        return scores
+
+
+def open_session(data: bytes) -> onnxruntime.InferenceSession:
+    """Open an ONNX file with one thread.
+
+    One thread because a Flink slot is one thread: a pool would fight its neighbours for cores, and
+    its threads would spin between batches.
+
+    Raises:
+        ModelRefusedError: `corrupt_file` when the runtime cannot load it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Messages go through exceptions; the runtime's own log would write to the task's stderr.
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as e:
+        msg = f"loading an ONNX file of {len(data)} bytes: {str(e)[:300]}"
+        raise ModelRefusedError(msg, "corrupt_file") from e
+
+
+def open_model(manifest: Manifest, data: bytes, feature_names: Sequence[str]) -> LoadedModel:
+    """Open a model for features named `feature_names` and check its shape against its manifest.
+
+    Raises:
+        ModelRefusedError: `corrupt_file`, `wrong_inputs`, `wrong_outputs` or `unknown_feature`.
+    """
+    position = {name: index for index, name in enumerate(feature_names)}
+    missing = [name for name in manifest.features if name not in position]
+    if missing:
+        msg = (
+            f"model {manifest.version!r} needs features {missing!r} that the job does not compute; "
+            "register it for this feature set or extend the set"
+        )
+        raise ModelRefusedError(msg, "unknown_feature")
+    session = open_session(data)
+    inputs = session.get_inputs()
+    width = len(manifest.features)
+    expected = f"one input {manifest.input.name!r} of {manifest.input.dtype} (rows, {width})"
+    found = ", ".join(f"{one.name!r} {one.type} {one.shape}" for one in inputs)
+    if (
+        len(inputs) != 1
+        or inputs[0].name != manifest.input.name
+        or _DTYPES.get(inputs[0].type) != manifest.input.dtype
+        or len(inputs[0].shape) not in (0, 2)
+        or (
+            (len(inputs[0].shape) == 2 and inputs[0].shape[1] not in (width, None, "features", ""))
+            and isinstance(inputs[0].shape[1], int)
+        )
+    ):
+        msg = f"model {manifest.version!r}: expected {expected}, was {found}"
+        raise ModelRefusedError(msg, "wrong_inputs")
+    outputs = {one.name: one for one in session.get_outputs()}
+    chosen = outputs.get(manifest.output.name)
+    if chosen is None or chosen.type not in _DTYPES:
+        listed = ", ".join(f"{one.name!r} {one.type}" for one in outputs.values())
+        msg = (
+            f"model {manifest.version!r}: expected a float tensor {manifest.output.name!r} among "
+            f"the outputs, was {listed}"
+        )
+        raise ModelRefusedError(msg, "wrong_outputs")
+    chosen_columns = np.array([position[name] for name in manifest.features], np.int64)
+    whole = np.array_equal(chosen_columns, np.arange(len(feature_names)))
+    return LoadedModel(manifest, session, None if whole else chosen_columns)
