@@ -84,9 +84,9 @@ def var(
     """Value at risk and expected shortfall from a file of prices.
 
     FILE is CSV (plain or compressed) or Parquet: a time column and one column per instrument, or
-    time, instrument, price, or candles, or a single column. VaR is a positive number for a loss, as a
-    fraction of the value held; with --positions it is money. Without holdings all instruments weigh
-    alike.
+    time, instrument, price, or candles, or a single column. VaR is a positive number for a loss, as
+    a fraction of the value held; with --positions it is money. Without holdings all instruments
+    weigh alike.
 
     Example: riskstream risk var prices.csv --method plain --level 0.95 --json
     """
@@ -183,8 +183,9 @@ def positions(
 ) -> None:
     """Positions, profit and loss and exposure from a file of fills.
 
-    Quantities are signed, or unsigned with a side. Profit is computed by FIFO and by average cost, in
-    integers; a repeated fill id counts once. Totals are per currency, and in one with --base and --fx.
+    Quantities are signed, or unsigned with a side. Profit is computed by FIFO and by average cost,
+    in integers; a repeated fill id counts once. Totals are per currency, and in one with --base and
+    --fx.
 
     Example: riskstream risk positions fills.csv --prices prices.csv --json
     """

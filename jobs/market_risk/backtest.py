@@ -1,7 +1,7 @@
 """Back-tests of value at risk: Kupiec, Christoffersen and the Basel traffic light.
 
-An *exception* (a hit) is a day whose loss exceeded the forecast. All statistics are likelihood ratios
-with the usual `0 * log 0 = 0`; p-values are from the chi-square distribution.
+An *exception* (a hit) is a day whose loss exceeded the forecast. All statistics are likelihood
+ratios with the usual `0 * log 0 = 0`; p-values are from the chi-square distribution.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = [
     "TrafficLight",
     "backtest",
     "christoffersen_independence",
-    "confidence_of",
     "conditional_coverage",
+    "confidence_of",
     "exceptions_of",
     "kupiec",
     "traffic_light",
@@ -52,8 +52,8 @@ class TrafficLight:
     """The Basel zone of a back-test.
 
     `cumulative_probability` is the chance of this many exceptions or fewer under a right model;
-    `multiplier_increase` is what the Basel table adds to the multiplier 3 (250 days at 99%; scaled to
-    other windows by cumulative probability zone only, so None there outside the green zone).
+    `multiplier_increase` is what the Basel table adds to the multiplier 3 (250 days at 99%; scaled
+    to other windows by cumulative probability zone only, so None there outside the green zone).
     """
 
     zone: Zone
@@ -94,7 +94,7 @@ def confidence_of(level: float) -> float:
 def exceptions_of(
     pnl: NDArray[np.float64], value_at_risk: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Return, for each day, whether its loss exceeded the forecast (a positive number) of that day."""
+    """Return, for each day, whether its loss exceeded its forecast (a positive number)."""
     result: NDArray[np.bool_] = -pnl > value_at_risk
     return result
 
@@ -125,8 +125,8 @@ def kupiec(observations: int, exceptions: int, confidence: float) -> LikelihoodR
 def christoffersen_independence(hits: NDArray[np.bool_]) -> LikelihoodRatio:
     """Test that an exception today says nothing about tomorrow (first-order Markov alternative).
 
-    Christoffersen, "Evaluating interval forecasts", 1998, one degree of freedom. `hits` is in order of
-    time; fewer than two days give a statistic of 0.
+    Christoffersen, "Evaluating interval forecasts", 1998, one degree of freedom. `hits` is in order
+    of time; fewer than two days give a statistic of 0.
     """
     before, after = hits[:-1], hits[1:]
     n00 = int(np.sum(~before & ~after))
@@ -150,7 +150,7 @@ def christoffersen_independence(hits: NDArray[np.bool_]) -> LikelihoodRatio:
 
 
 def conditional_coverage(hits: NDArray[np.bool_], confidence: float) -> LikelihoodRatio:
-    """Test coverage and independence together: the sum of both statistics, two degrees of freedom."""
+    """Test coverage and independence together: the sum of both, two degrees of freedom."""
     coverage = kupiec(len(hits), int(np.sum(hits)), confidence)
     return _ratio(coverage.statistic + christoffersen_independence(hits).statistic, 2)
 
@@ -158,8 +158,8 @@ def conditional_coverage(hits: NDArray[np.bool_], confidence: float) -> Likeliho
 def traffic_light(observations: int, exceptions: int, confidence: float) -> TrafficLight:
     """Return the Basel zone: yellow from 95%, red from 99.99% cumulative binomial probability.
 
-    Basel Committee, "Supervisory framework for the use of backtesting", 1996; with 250 observations at
-    99% this is 0-4 green, 5-9 yellow, 10 and more red.
+    Basel Committee, "Supervisory framework for the use of backtesting", 1996; with 250 observations
+    at 99% this is 0-4 green, 5-9 yellow, 10 and more red.
     """
     cumulative = float(stats.binom.cdf(exceptions, observations, 1 - confidence))
     zone: Zone = "green" if cumulative < 0.95 else "yellow" if cumulative < 0.9999 else "red"

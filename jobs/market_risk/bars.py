@@ -6,9 +6,9 @@ scaled integers, so high, low, open, close and volume are exact. Definitions:
 * open and close are the trades of least and greatest event time; among equals the order of arrival
   decides (first for open, last for close);
 * a bar without trades does not exist; `fill_empty` adds flat ones for those who want them;
-* a late trade corrects its bar as long as the bar is among the newest `retained` of its instrument and
-  interval; the row is sent again with a higher `revision`; an older trade changes nothing and is
-  counted in `too_late`.
+* a late trade corrects its bar as long as the bar is among the newest `retained` of its instrument
+  and interval; the row is sent again with a higher `revision`; an older trade changes nothing and
+  is counted in `too_late`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class BarRows:
     """Bars as columns of one length, in the order in which they changed.
 
     `revision` is the number of trades in the bar: a later row of the same bar has a greater one.
-    `moving_average` is the mean close of up to 20 bars ending here, `realised_volatility` the root of
-    their summed squared log returns, `ewma_volatility` the RiskMetrics one over up to 60 bars (both per
-    bar, not annualised; 0 until there are two bars). A bar corrected late uses the bars still held.
+    `moving_average` is the mean close of up to 20 bars ending here, `realised_volatility` the root
+    of their summed squared log returns, `ewma_volatility` the RiskMetrics one over up to 60 bars
+    (both per bar, not annualised; 0 until there are two bars). A bar corrected late uses the bars
+    still held.
     """
 
     instrument: NDArray[np.int32]
@@ -79,16 +80,16 @@ class BarRows:
 
 
 class BarBuilder:
-    """Build bars of each instrument and interval; state is bounded by instruments x intervals x retained.
+    """Build bars of each instrument and interval, at most `retained` of each in memory.
 
-    Instruments are small integers from 0. `retained` bars (64 at least, for the indicators) bound both
-    memory, 104 bytes a bar, and how late a trade may be.
+    Instruments are small integers from 0. `retained` bars (64 at least, for the indicators) bound
+    both memory, 104 bytes a bar, and how late a trade may be.
     """
 
     def __init__(self, intervals_ms: tuple[int, ...], retained: int = 64) -> None:
         if not intervals_ms or min(intervals_ms) < 1 or retained < _EWMA_BARS:
             msg = (
-                f"building bars: expected positive intervals and at least {_EWMA_BARS} retained bars, "
+                f"building bars: expected positive intervals and {_EWMA_BARS} or more retained, "
                 f"was {intervals_ms!r} and {retained!r}"
             )
             raise ConfigurationError(msg)
@@ -109,7 +110,8 @@ class BarBuilder:
     ) -> BarRows:
         """Add trades in order of arrival and return every bar that changed, as it now stands.
 
-        A bar that changed twice with a newer bar in between may be returned twice; the last row rules.
+        A bar that changed twice with a newer bar in between may be returned twice; the last row
+        rules.
         """
         if len(instrument):
             self._grow(int(instrument.max()) + 1)
@@ -131,10 +133,21 @@ class BarBuilder:
             touched,
         )
         self.too_late += late
+        whole, real = np.ascontiguousarray(whole[:count].T), np.ascontiguousarray(real[:count].T)
         return BarRows(
-            whole[:count, 0].astype(np.int32),
-            *(whole[:count, column].copy() for column in range(1, 9)),
-            *(real[:count, column].copy() for column in range(4)),
+            whole[0].astype(np.int32),
+            interval_ms=whole[1],
+            start_ms=whole[2],
+            open=whole[3],
+            high=whole[4],
+            low=whole[5],
+            close=whole[6],
+            volume=whole[7],
+            trades=whole[8],
+            vwap=real[0],
+            moving_average=real[1],
+            realised_volatility=real[2],
+            ewma_volatility=real[3],
         )
 
     def snapshot(self) -> bytes:
@@ -278,9 +291,17 @@ def warm() -> None:
     cache=True,
     nogil=True,
 )
-def _emit(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    instrument, which, slot, intervals, state, notional, whole, real, count
-):
+def _emit(
+    instrument: int,
+    which: int,
+    slot: int,
+    intervals: NDArray[np.int64],
+    state: NDArray[np.int64],
+    notional: NDArray[np.float64],
+    whole: NDArray[np.int64],
+    real: NDArray[np.float64],
+    count: int,
+) -> None:
     bar = state[instrument, which, slot]
     bar[_DIRTY] = 0
     interval = intervals[which]
@@ -329,9 +350,19 @@ def _emit(  # type: ignore[no-untyped-def]  # noqa: ANN202
     cache=True,
     nogil=True,
 )
-def _update(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    intervals, state, notional, newest, instruments, times, prices, sizes, whole, real, touched
-):
+def _update(
+    intervals: NDArray[np.int64],
+    state: NDArray[np.int64],
+    notional: NDArray[np.float64],
+    newest: NDArray[np.int64],
+    instruments: NDArray[np.int32],
+    times: NDArray[np.int64],
+    prices: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    whole: NDArray[np.int64],
+    real: NDArray[np.float64],
+    touched: NDArray[np.int64],
+) -> tuple[int, int]:
     retained = state.shape[2]
     count = 0
     late = 0

@@ -23,7 +23,7 @@ BASE_SCALE: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Exposures:
-    """Exposure of each group in base-currency money: `gross` = `long` + `short`, `net` = `long` - `short`."""
+    """Exposure of each group in base-currency money, both sides as positive numbers."""
 
     long: NDArray[np.int64]
     short: NDArray[np.int64]
@@ -98,6 +98,11 @@ def warm() -> None:
 
 
 @nb.njit("void(i8[::1], i8[::1], i8[::1], i8[::1])", cache=True, nogil=True)
-def _convert(money, divisor, rate, result):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _convert(
+    money: NDArray[np.int64],
+    divisor: NDArray[np.int64],
+    rate: NDArray[np.int64],
+    result: NDArray[np.int64],
+) -> None:
     for index in range(len(money)):
         result[index] = muldiv(money[index], rate[index], divisor[index])

@@ -1,9 +1,9 @@
 """Read prices, trades, quotes and fills from CSV (plain or compressed) and Parquet files.
 
-Columns are found by name, whatever the case: vendors write `timestamp`, `ts`, `date`; `amount`, `size`,
-`qty`. Times are recognised by type and magnitude (seconds to nanoseconds) or as ISO and compact text.
-A file without a header (its first line starts with a time) is read as time, bid, ask, volume when it
-has four columns and as time, price, size with three.
+Columns are found by name, whatever the case: vendors write `timestamp`, `ts`, `date`; `amount`,
+`size`, `qty`. Times are recognised by type and magnitude (seconds to nanoseconds) or as ISO and
+compact text. A file without a header (its first line starts with a time) is read as time, bid, ask,
+volume when it has four columns and as time, price, size with three.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def require_column(table: pa.Table, names: Sequence[str], purpose: str) -> str:
 
 
 def find_time(table: pa.Table) -> str | None:
-    """Return the time column: by name, else the first of a date or timestamp type, else unnamed dates."""
+    """Return the time column: by name, else by type, else the first if it reads as times."""
     found = find_column(table, TIME_NAMES)
     if found is not None:
         return found
@@ -137,8 +137,9 @@ def find_time(table: pa.Table) -> str | None:
 def times_ms(column: pa.ChunkedArray, time_zone: str = "UTC") -> NDArray[np.int64]:
     """Return a time column as UTC epoch milliseconds.
 
-    Integers are taken for seconds, milli-, micro- or nanoseconds by magnitude (eight digits that make a
-    date are a date); text without an offset is in `time_zone`. Sub-millisecond parts are floored.
+    Integers are taken for seconds, milli-, micro- or nanoseconds by magnitude (eight digits that
+    make a date are a date); text without an offset is in `time_zone`. Sub-millisecond parts are
+    floored.
 
     Raises:
         InputFileError: if a value is null or is no time.
@@ -176,7 +177,8 @@ def numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
     except pa.ArrowException as e:
         msg = f"reading column {name!r}: expected numbers: {e}"
         raise InputFileError(msg) from e
-    return column.to_numpy().astype(np.float64)  # type: ignore[no-any-return]
+    result: NDArray[np.float64] = column.to_numpy().astype(np.float64)
+    return result
 
 
 def texts(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
@@ -223,19 +225,16 @@ def _from_numbers(column: pa.ChunkedArray) -> NDArray[np.int64]:
     if len(values) == 0:
         return np.empty(0, np.int64)
     largest = float(np.abs(values).max())
-    if 19_000_101 <= float(values.min()) and largest <= 21_001_231:
+    if float(values.min()) >= 19_000_101 and largest <= 21_001_231:
         days = [_parse(str(int(value)), dt.UTC) for value in values]
         return np.array(days, np.int64)
-    for limit, per_ms in ((1e11, 1e-3), (1e14, 1.0), (1e17, 1e3)):
-        if largest < limit:
-            break
-    else:
-        per_ms = 1e6
+    units = ((1e11, 1e-3), (1e14, 1.0), (1e17, 1e3))
+    per_ms = next((unit for limit, unit in units if largest < limit), 1e6)
     if pa.types.is_floating(column.type):
-        return np.floor(np.round(values / per_ms, 3)).astype(np.int64)
-    if per_ms < 1:
-        return values.astype(np.int64) * 1000
-    return values.astype(np.int64) // int(per_ms)
+        floored: NDArray[np.int64] = np.floor(np.round(values / per_ms, 3)).astype(np.int64)
+        return floored
+    whole: NDArray[np.int64] = values.astype(np.int64)
+    return whole * 1000 if per_ms < 1 else whole // int(per_ms)
 
 
 def _parse(text: str, zone: dt.tzinfo) -> int:
@@ -257,4 +256,5 @@ def _parse(text: str, zone: dt.tzinfo) -> int:
 
 
 def _flat(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    return column.to_numpy().astype(np.int64)  # type: ignore[no-any-return]
+    result: NDArray[np.int64] = column.to_numpy().astype(np.int64)
+    return result

@@ -72,8 +72,9 @@ class PriceHistory:
 def price_history(path: Path, columns: Sequence[str] = (), time_zone: str = "UTC") -> PriceHistory:
     """Read prices: wide (a column each), long (time, instrument, price), candles or one column.
 
-    Of candles (open, high, low, close) the adjusted close, else the close, is taken. `columns` chooses
-    columns (or instruments, of a long file) by name. Rows are sorted by time when there is a time.
+    Of candles (open, high, low, close) the adjusted close, else the close, is taken. `columns`
+    chooses columns (or instruments, of a long file) by name. Rows are sorted by time when there is
+    a time.
 
     Raises:
         InputFileError: if the file has no price, or a chosen column is absent.
@@ -116,8 +117,8 @@ def bars_table(
     """Build bars from a table of trades, quotes or shorter bars.
 
     Trades need a time, a price and (unless every trade counts 1) a size; of quotes `price` chooses
-    mid, bid or ask and the volume is 0; candles are merged. Rows are sorted by time first, the order of
-    the file deciding among equals; rows without a price are left out.
+    mid, bid or ask and the volume is 0; candles are merged. Rows are sorted by time first, the
+    order of the file deciding among equals; rows without a price are left out.
 
     Args:
         table: as read by `files.read_table`.
@@ -127,8 +128,8 @@ def bars_table(
         time_zone: of times without an offset.
 
     Returns:
-        date (UTC), open, high, low, close, volume, trades, vwap, start_ms; with an instrument column
-        first when the input has one, and an interval column when there are several.
+        date (UTC), open, high, low, close, volume, trades, vwap, start_ms; with an instrument
+        column first when the input has one, and an interval column when there are several.
 
     Raises:
         InputFileError: if a needed column is absent.
@@ -185,7 +186,7 @@ def _pivot(
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
     codes, instruments = files.texts(table, name)
     price = files.require_column(table, (*CLOSE_NAMES, *PRICE_NAMES), "price")
-    unique, row = np.unique(times, return_inverse=True)
+    unique, row = np.unique(times, return_inverse=True)  # numpy 2.1 keeps the shape
     prices = np.full((len(unique), len(instruments)), np.nan)
     prices[row, codes] = files.numbers(table, price)
     return instruments, unique, prices

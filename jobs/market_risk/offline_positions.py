@@ -39,7 +39,7 @@ _SIDES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PositionLine:
-    """One position of the answer, money in the instrument's currency; None where there is no price."""
+    """One position, money in the instrument's currency; None where there is no price."""
 
     account: str
     desk: str
@@ -110,11 +110,11 @@ def last_prices(path: Path, time_zone: str = "UTC") -> dict[str, float]:
 def position_lines(
     fills: Path, prices: Mapping[str, float], time_zone: str = "UTC"
 ) -> tuple[list[PositionLine], int]:
-    """Return the positions in order of account, desk and instrument, and how many fills were repeats.
+    """Return positions by account, desk and instrument, and how many fills were repeats.
 
-    Fills need a price and a quantity (signed, or unsigned with a side); time, fill id, account, desk,
-    instrument, currency, fee and multiplier are used when present. They are applied in order of time,
-    the order of the file deciding among equals; a repeated id counts once.
+    Fills need a price and a quantity (signed, or unsigned with a side); time, fill id, account,
+    desk, instrument, currency, fee and multiplier are used when present. They are applied in order
+    of time, the order of the file deciding among equals; a repeated id counts once.
 
     Raises:
         InputFileError: if a needed column is absent or a row cannot be read.
@@ -160,7 +160,7 @@ def position_lines(
     if applied.rejected.any():
         row = int(np.flatnonzero(applied.rejected)[0])
         msg = (
-            f"adding fills: {quantity[row]!r} at {price[row]!r} with {scale} decimal places of money "
+            f"adding fills: {quantity[row]!r} at {price[row]!r} with {scale} decimal places "
             "exceeds 64 bits; round prices or quantities"
         )
         raise AmountOverflowError(msg)

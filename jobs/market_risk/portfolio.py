@@ -1,9 +1,9 @@
 """Value at risk of a portfolio and what each position adds to it.
 
-P&L matrices have shape (scenarios, positions), in one currency, oldest scenario first. Components are
-Euler's: they sum to the total exactly, by every method, because each is the same linear functional
-applied to one position's P&L. Marginal VaR is a component divided by its exposure: the change of VaR
-for one more unit of money in the position.
+P&L matrices have shape (scenarios, positions), in one currency, oldest scenario first. Components
+are Euler's: they sum to the total exactly, by every method, because each is the same linear
+functional applied to one position's P&L. Marginal VaR is a component divided by its exposure: the
+change of VaR for one more unit of money in the position.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class PortfolioRisk:
-    """Risk of the sum of all positions, and each position's share of VaR and ES (they sum to it)."""
+    """Risk of the sum of all positions, and each position's share (they sum to it)."""
 
     total: TailRisk
     component_var: NDArray[np.float64]
@@ -58,8 +58,8 @@ def portfolio_risk(
 ) -> PortfolioRisk:
     """Return VaR, ES and their components; arguments as in `tail_risk`, `pnl` of shape (s, p).
 
-    Volatility weighting rescales by the volatility of the whole portfolio, so that the components of
-    a rescaled day stay in proportion.
+    Volatility weighting rescales by the volatility of the whole portfolio, so that the components
+    of a rescaled day stay in proportion.
 
     Raises:
         ConfigurationError: as `tail_risk` does.
@@ -145,11 +145,12 @@ def monte_carlo(
     instruments crash together, scaled so that the covariance is still the one given.
 
     Raises:
-        ConfigurationError: if the covariance is not positive semi-definite, or a number is out of range.
+        ConfigurationError: if the covariance is not positive semi-definite, or a number is out of
+            range.
     """
     values, vectors = np.linalg.eigh(covariance)
     if values.min() < -1e-8 * max(values.max(), 1e-300):
-        msg = f"simulating returns: expected a positive semi-definite covariance, was {values.min()!r}"
+        msg = f"simulating returns: expected no negative eigenvalue, was {values.min()!r}"
         raise ConfigurationError(msg)
     if scenarios < 2 or degrees_of_freedom <= 2:
         msg = (

@@ -39,9 +39,9 @@ _LOT_QUANTITY, _LOT_PRICE, _LOT_MULTIPLIER, _LOT_NEXT = range(4)
 class AppliedFills:
     """What became of a batch of fills.
 
-    `fresh` is False for a repeated fill id, which changed nothing; `rejected` is True for a fill whose
-    value does not fit 64 bits, which changed nothing either and belongs in the dead-letter topic.
-    `changed` lists each position touched, ascending.
+    `fresh` is False for a repeated fill id, which changed nothing; `rejected` is True for a fill
+    whose value does not fit 64 bits, which changed nothing either and belongs in the dead-letter
+    topic. `changed` lists each position touched, ascending.
     """
 
     fresh: NDArray[np.bool_]
@@ -53,8 +53,8 @@ class AppliedFills:
 class PositionRows:
     """Positions as integer columns of one length.
 
-    `quantity` is signed. `cost` and `fifo_cost` are the signed cost of what is open (average cost is
-    `cost / quantity / multiplier`); `cash` is what trading brought in, fees deducted.
+    `quantity` is signed. `cost` and `fifo_cost` are the signed cost of what is open (average cost
+    is `cost / quantity / multiplier`); `cash` is what trading brought in, fees deducted.
     """
 
     quantity: NDArray[np.int64]
@@ -214,9 +214,18 @@ def warm() -> None:
     cache=True,
     nogil=True,
 )
-def _apply(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    state, lots, free, positions, quantities, prices, multipliers, fees, fresh, rejected
-):
+def _apply(
+    state: NDArray[np.int64],
+    lots: NDArray[np.int64],
+    free: NDArray[np.int64],
+    positions: NDArray[np.int32],
+    quantities: NDArray[np.int64],
+    prices: NDArray[np.int64],
+    multipliers: NDArray[np.int64],
+    fees: NDArray[np.int64],
+    fresh: NDArray[np.bool_],
+    rejected: NDArray[np.bool_],
+) -> None:
     for index in range(len(positions)):
         if not fresh[index]:
             continue

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 MAX_SCALE: Final = 12
-"""Decimal places searched: crypto venues quote up to 8; beyond 12 a float64 price of 1,000 has none."""
+"""Decimal places searched: venues quote up to 8; beyond 12 a float64 of 1,000 has none."""
 
 _SAFE: Final = (
     9.0e18  # just below 2**63 = 9.22e18, so that a rounding float check errs to the safe side
@@ -30,7 +30,7 @@ _SAFE: Final = (
 
 
 class AmountOverflowError(RecordError):
-    """An amount does not fit 64-bit integers at the declared scale; declare fewer decimal places."""
+    """An amount does not fit 64-bit integers at its scale; declare fewer decimal places."""
 
 
 def infer_scale(values: NDArray[np.float64], max_scale: int = MAX_SCALE) -> int:
@@ -38,8 +38,8 @@ def infer_scale(values: NDArray[np.float64], max_scale: int = MAX_SCALE) -> int:
 
     A value holds at a scale when the nearest decimal of that scale is within 4 units in the last
     place, so that 0.00031099999999999997 counts as 0.000311. NaN is ignored. When no scale up to
-    `max_scale` holds them all (prices that were averaged, say), the largest scale at which the sum of
-    the absolute values still fits 64 bits is returned and values round to it.
+    `max_scale` holds them all (prices that were averaged, say), the largest scale at which the sum
+    of the absolute values still fits 64 bits is returned and values round to it.
     """
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
@@ -67,7 +67,8 @@ def to_scaled(values: NDArray[np.float64], scale: int) -> NDArray[np.int64]:
         worst = float(values[int(np.argmax(np.abs(scaled)))])
         msg = f"scaling amounts: {worst!r} with {scale} decimal places exceeds 64 bits"
         raise AmountOverflowError(msg)
-    return scaled.astype(np.int64)
+    result: NDArray[np.int64] = scaled.astype(np.int64)
+    return result
 
 
 def unscale(values: NDArray[np.int64], scale: int) -> NDArray[np.float64]:
@@ -86,9 +87,9 @@ def product_fits(a: int, b: int) -> bool:
 def muldiv(a: int, b: int, c: int) -> int:
     """Return `round(a * b / c)` exactly, halves away from zero, without 64-bit overflow inside.
 
-    `c` is positive and the result must fit 64 bits, as it does when `abs(b) <= c`. The product is held
-    in 128 bits as two unsigned words; the division is the schoolbook one, bit by bit, used only when
-    the product does not fit one word.
+    `c` is positive and the result must fit 64 bits, as it does when `abs(b) <= c`. The product is
+    held in 128 bits as two unsigned words; the division is the schoolbook one, bit by bit, used
+    only when the product does not fit one word.
     """
     negative = (a < 0) != (b < 0)
     ua, ub, uc = np.uint64(abs(a)), np.uint64(abs(b)), np.uint64(c)
@@ -118,7 +119,7 @@ def muldiv(a: int, b: int, c: int) -> int:
     if remainder >= uc - remainder:
         quotient += np.uint64(1)
     result = np.int64(quotient)
-    return -result if negative else result
+    return int(-result if negative else result)
 
 
 def warm() -> None:

@@ -15,8 +15,8 @@ __all__ = ["SeenIds", "hash_ids", "warm"]
 class SeenIds:
     """A set of the newest ids, as 128-bit hashes in two generations.
 
-    At least the newest `retained` and at most twice as many ids are remembered (64 bytes each). An id
-    seen longer ago counts as new. Two ids out of a billion collide with probability below 1e-20.
+    At least the newest `retained` and at most twice as many ids are remembered (64 bytes each). An
+    id seen longer ago counts as new. Two ids out of a billion collide with probability below 1e-20.
     """
 
     def __init__(self, retained: int = 1_000_000) -> None:
@@ -36,7 +36,7 @@ class SeenIds:
         return fresh
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """Return arrays that `from_state` continues from (order of the ids inside does not matter)."""
+        """Return arrays that `from_state` continues from."""
         generation = int(self._cursor[0])
         held = [table[table.any(axis=1)] for table in self._table]
         return {
@@ -59,7 +59,7 @@ class SeenIds:
 
 
 def hash_ids(ids: StringColumn) -> NDArray[np.uint64]:
-    """Return 128-bit hashes of the ids, shape (n, 2), never (0, 0); a null hashes as an empty string."""
+    """Return 128-bit hashes of shape (n, 2), never (0, 0); null counts as an empty string."""
     hashes = np.empty((len(ids), 2), np.uint64)
     _hash(
         np.array(ids.data, np.uint8),
@@ -76,9 +76,14 @@ def warm() -> None:
 
 
 @nb.njit("void(u1[::1], i8[::1], i4[::1], u8[:,::1])", cache=True, nogil=True)
-def _hash(data, starts, lengths, hashes):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    # FNV-1a with two offsets, each finished by MurmurHash3's mixer: FNV alone leaves the high bits of
-    # short ids poorly mixed.
+def _hash(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int32],
+    hashes: NDArray[np.uint64],
+) -> None:
+    # FNV-1a with two offsets, each finished by MurmurHash3's mixer: FNV alone leaves the high bits
+    # of short ids poorly mixed.
     for index in range(len(starts)):
         for half in range(2):
             value = np.uint64(14695981039346656037 if half == 0 else 11400714819323198485)
@@ -95,7 +100,12 @@ def _hash(data, starts, lengths, hashes):  # type: ignore[no-untyped-def]  # noq
 
 
 @nb.njit("b1(u8[:,::1], u8, u8, b1)", cache=True, nogil=True)
-def _find(table, first, second, insert):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _find(
+    table: NDArray[np.uint64],
+    first: np.uint64,
+    second: np.uint64,
+    insert: bool,
+) -> bool:
     mask = np.uint64(len(table) - 1)
     slot = first & mask
     while True:
@@ -110,7 +120,13 @@ def _find(table, first, second, insert):  # type: ignore[no-untyped-def]  # noqa
 
 
 @nb.njit("void(u8[:,:,::1], i8[::1], i8, u8[:,::1], b1[::1])", cache=True, nogil=True)
-def _add(table, cursor, retained, hashes, fresh):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _add(
+    table: NDArray[np.uint64],
+    cursor: NDArray[np.int64],
+    retained: int,
+    hashes: NDArray[np.uint64],
+    fresh: NDArray[np.bool_],
+) -> None:
     for index in range(len(hashes)):
         first, second = hashes[index, 0], hashes[index, 1]
         if _find(table[1 - cursor[0]], first, second, False):

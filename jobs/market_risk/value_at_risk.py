@@ -1,7 +1,8 @@
 """Value at risk and expected shortfall of one series of scenario P&L.
 
 Conventions, the same everywhere: P&L is positive for a gain; VaR and ES are positive for a loss; a
-level is a confidence, 0.95 for the worst 5%; scenarios are in order of time, the last is the newest.
+level is a confidence, 0.95 for the worst 5%; scenarios are in order of time, the last is the
+newest.
 
 ===========  =======================================================================================
 method       what the newest observation is compared with
@@ -59,8 +60,9 @@ VOLATILITY_DECAY: Final = 0.94
 class TailRisk:
     """VaR and ES of one method at one level, in the unit of the P&L given.
 
-    `tail_mean` is the plain mean of the observations at or beyond VaR, which many desks call ES (None
-    for parametric methods); `volatility` is the current one-period forecast where the method has one.
+    `tail_mean` is the plain mean of the observations at or beyond VaR, which many desks call ES
+    (None for parametric methods); `volatility` is the current one-period forecast where the method
+    has one.
     """
 
     method: Method
@@ -89,9 +91,10 @@ def ewma_variance(
 ) -> NDArray[np.float64]:
     """Return the zero-mean EWMA variance forecasts, length n + 1, for the columns of `pnl`.
 
-    Element t is the forecast for observation t made before it was seen; the last one is the forecast
-    for the next period: `v[t + 1] = decay * v[t] + (1 - decay) * pnl[t] ** 2`. `v[0]` is `start`, by
-    default the mean square of the sample, so that no early observation is rescaled by an accident.
+    Element t is the forecast for observation t made before it was seen; the last one is the
+    forecast for the next period: `v[t + 1] = decay * v[t] + (1 - decay) * pnl[t] ** 2`. `v[0]` is
+    `start`, by default the mean square of the sample, so that no early observation is rescaled by
+    an accident.
 
     Raises:
         ConfigurationError: if `decay` is outside (0, 1].
@@ -183,17 +186,18 @@ def tail_scenarios(
     level: float,
     quantile: Quantile = "linear",
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the order of scenarios from worst to best, and how VaR and ES weigh them in that order.
+    """Return scenarios from worst to best, and how VaR and ES weigh them in that order.
 
-    `-at_quantile @ pnl[order]` is VaR and `-in_tail @ pnl[order]` is ES; both weight vectors sum to 1.
-    Applied to one position's P&L the same weights give its Euler component. Ties keep time order.
+    `-at_quantile @ pnl[order]` is VaR, `-in_tail @ pnl[order]` is ES; both weight vectors sum to
+    1. Applied to one position's P&L the same weights give its Euler component. Ties keep time
+    order.
     """
     tail = 1 - level
     order = np.argsort(pnl, kind="stable")
     ordered = weights[order]
     cumulative = np.cumsum(ordered)
-    # The weights sum to 1 and 1 - 0.95 is 0.05 only up to rounding; a tail of exactly k observations
-    # must not slip to its neighbour.
+    # The weights sum to 1 and 1 - 0.95 is 0.05 only up to rounding; a tail of exactly k
+    # observations must not slip to its neighbour.
     dust = 1e-12
     at_quantile = np.zeros(len(pnl))
     if quantile == "step":
