@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,11 @@ REQUEST_TIMEOUT_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.2
 # `flink run` starts a JVM and a Python client, builds the graph and uploads it: 8 s on a quiet machine.
 SUBMIT_TIMEOUT_SECONDS: Final = 300
+# Flink's client reaches into these packages of the JDK, which Java 17 closes by default.
+CLIENT_JAVA_OPTIONS: Final = " ".join(
+    f"--add-opens=java.base/{package}=ALL-UNNAMED"
+    for package in ("java.lang", "java.util", "java.util.concurrent", "java.net", "java.io", "java.nio")
+)
 FINAL_STATES: Final = frozenset({"FINISHED", "FAILED", "CANCELED", "SUSPENDED"})
 
 
@@ -180,9 +186,12 @@ class FlinkCluster:
             port = address.port or (443 if address.scheme == "https" else 80)
             (folder / "config.yaml").write_text(
                 f"rest.address: {address.hostname}\nrest.port: {port}\n"
+                f"env.java.opts.all: {CLIENT_JAVA_OPTIONS}\n"
                 f"security.ssl.rest.enabled: {str(address.scheme == 'https').lower()}\n",
                 encoding="utf-8",
             )
+            # Without its own logging configuration the client fills its output with warnings.
+            shutil.copy(flink_home / "conf" / "log4j-cli.properties", folder)
             command = [
                 str(flink_home / "bin" / "flink"),
                 "run",
@@ -206,6 +215,7 @@ class FlinkCluster:
                 "FLINK_CONF_DIR": str(folder),
                 "FLINK_LIB_DIR": str(lib_directory),
                 "FLINK_LOG_DIR": str(folder),
+                "FLINK_OPT_DIR": str(flink_home / "opt"),
                 "PYTHONPATH": os.pathsep.join([str(root), str(flink_home.parent)]),
             }
             result = subprocess.run(  # noqa: S603 - our own arguments

@@ -173,13 +173,14 @@ class ModelSettings(_Section):
 
     registry: str = "file:.riskstream/models"
     latency_budget_us: Positive = 2_000
+    mlflow_uri: str | None = None
 
 
 class FraudSettings(_Section):
-    """Decision thresholds and input limits of the fraud job."""
+    """Decision thresholds (None: those that come with the model) and limits of the fraud job."""
 
-    review_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    block_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
+    review_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    block_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     max_amount_minor: Positive = 100_000_000_00
     max_record_bytes: Positive = 64 * 1024
     max_string_bytes: Positive = 4 * 1024

@@ -62,8 +62,9 @@ class Writer(Protocol):
     def open(self, metrics: Metrics) -> None:
         """Connect; called once per task."""
 
-    def write(self, table: int, rows: bytes) -> None:
+    def write(self, rows: bytes) -> None:
         """Store the rows before returning: nothing may be buffered across a checkpoint barrier.
 
-        `rows` starts with a u32 count. Blocks, and so pushes back, while the database is away.
+        `rows` is the count of rows as u32 and then the payloads of the gathered row packets. Blocks,
+        and so pushes back, while the database is away.
         """

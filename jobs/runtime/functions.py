@@ -113,5 +113,5 @@ class WriterFunction(ProcessFunction):  # type: ignore[misc]
         self._writer.open(FlinkMetrics(runtime_context))
 
     def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[bytes]:
-        self._writer.write(int(value[0]), bytes(value[1]))
+        self._writer.write(bytes(value))
         yield from ()

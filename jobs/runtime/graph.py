@@ -41,6 +41,10 @@ __all__ = ["Batches", "JobGraph", "Routed"]
 # on the fixed cost of each (design.md: p50 0.8 s without it).
 GATHER_MS: Final = 1
 GATHER_BYTES: Final = 512 * 1024
+# All shards of a task together; 4 MB is 20 ms of work, so a barrier never waits long behind it.
+GATHER_TOTAL_BYTES: Final = 4 * 1024 * 1024
+# A ClickHouse insert of this size takes a few tens of milliseconds.
+ROWS_BYTES: Final = 32 * 1024 * 1024
 ALIGNMENT_UPDATE_MS: Final = 50
 # The broker ends a transaction that outlives this: it has to cover a checkpoint and a restart.
 TRANSACTION_TIMEOUT_MS: Final = 10 * 60_000
@@ -92,7 +96,9 @@ class JobGraph:
             "execution.buffer-timeout.interval": "0ms",
             "execution.checkpointing.interval": f"{flink.checkpoint_interval_ms}ms",
             "execution.checkpointing.timeout": f"{flink.checkpoint_timeout_ms}ms",
-            "execution.checkpointing.tolerable-failed-checkpoints": "10",
+            # While a dependency is away a stage waits and no barrier passes: that is back-pressure, and a
+            # restart would not end it.
+            "execution.checkpointing.tolerable-failed-checkpoints": "1000000",
             "execution.checkpointing.min-pause": "500ms",
             "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
             "state.backend.type": "rocksdb",
@@ -118,6 +124,7 @@ class JobGraph:
         offsets = kafka.enumerator.initializer.OffsetsInitializer
         builder = (
             kafka.KafkaSource.builder()
+            .setBootstrapServers(self._bootstrap_servers())
             .setTopics(self._j_list([*topics, *control_topics]))
             .setGroupId(f"riskstream-{self._name}")
             .setStartingOffsets(
@@ -146,7 +153,7 @@ class JobGraph:
             builder.build(), watermarks, name
         ).uid(_uid(name))
         batcher = self._bridge.ShardBatcher(
-            self._flink.shards, self._flink.batch_bytes, self._flink.batch_ms, self._j_shard_keys
+            self._flink.batch_bytes, self._flink.batch_ms, self._j_shard_keys
         )
         j_batches = j_frames.transform(f"{name}: batch by shard", self._j_batch_type(), batcher)
         return Batches(j_batches.uid(_uid(f"{name}-batch")))
@@ -155,13 +162,13 @@ class JobGraph:
         """Run a keyed stage: shuffle by shard, merge what waited, call Python once a batch."""
         jvm = self._gateway.jvm
         selector = jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector
-        j_key_type = Types.ROW([Types.LONG()]).get_java_type_info()
+        j_key_type = self._bridge.BridgeTypes.key()
         j_gathered = (
             batches.j_stream.keyBy(selector(), j_key_type)
             .transform(
                 f"{name}: gather",
                 self._j_batch_type(),
-                self._bridge.Gather(GATHER_MS, GATHER_BYTES),
+                self._bridge.Gather(GATHER_MS, GATHER_BYTES, GATHER_TOTAL_BYTES),
             )
             .uid(_uid(f"{name}-gather"))
         )
@@ -179,8 +186,8 @@ class JobGraph:
         ).uid(_uid(f"{name}-route"))
         return Routed(
             Batches(j_routed),
-            j_routed.getSideOutput(self._bridge.FrameRouter.RECORDS),
-            j_routed.getSideOutput(self._bridge.FrameRouter.ROWS),
+            j_routed.getSideOutput(self._bridge.BridgeTypes.kafkaOutput()),
+            j_routed.getSideOutput(self._bridge.BridgeTypes.rowOutput()),
         )
 
     def kafka_sink(self, name: str, routed: Sequence[Routed]) -> None:
@@ -201,6 +208,8 @@ class JobGraph:
             properties = {
                 **self._kafka_properties(),
                 "linger.ms": "0",
+                # A dead letter is larger than the record that it holds.
+                "max.request.size": str(17 * 1024 * 1024),
                 "compression.type": "lz4",
                 "transaction.timeout.ms": str(TRANSACTION_TIMEOUT_MS),
             }
@@ -219,8 +228,10 @@ class JobGraph:
         j_gathered = (
             j_rows.transform(
                 f"{name}: gather",
-                self._bridge.RowGather.outputType(),
-                self._bridge.RowGather(clickhouse.gather_ms, clickhouse.gather_rows),
+                self._bridge.BridgeTypes.bytes(),
+                self._bridge.RowGather(
+                    clickhouse.gather_ms, clickhouse.gather_rows, ROWS_BYTES
+                ),
             )
             .uid(_uid(f"{name}-gather"))
             .disableChaining()
@@ -254,7 +265,7 @@ class JobGraph:
         return flink_properties(self._settings.kafka)
 
     def _j_batch_type(self) -> Any:
-        return Types.ROW([Types.LONG(), _BATCH]).get_java_type_info()
+        return self._bridge.BridgeTypes.keyedBatch()
 
     def _j_list(self, values: Sequence[str]) -> Any:
         j_list = self._gateway.jvm.java.util.ArrayList()

@@ -1,0 +1,153 @@
+"""`riskstream audit`: prove from Kafka and ClickHouse that every offset was accounted for once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from connectors.local.stack import resolved_settings
+from connectors.settings import Settings
+from jobs.audit import Audit
+from jobs.cli.context import settings_of
+from jobs.fraud.accounts import audit_fraud
+
+__all__ = ["audit"]
+
+EPILOG = """Example: riskstream audit --since 2026-01-31T09:00 --json
+
+Exit code 0 only when nothing is missing, doubled or wrongly alerted."""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--since", type=click.DateTime(), help="Published at or after this time (UTC).")
+@click.option("--until", type=click.DateTime(), help="Published before this time (UTC).")
+@click.option("--from-offset", type=click.IntRange(min=0), help="First offset of each partition.")
+@click.option("--to-offset", type=click.IntRange(min=0), help="Offset after the last.")
+@click.option(
+    "--settle",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="SECONDS",
+    help="Ask again for up to this long while events are still on their way.",
+)
+@click.option("--watch", type=click.IntRange(min=1), metavar="SECONDS", help="Repeat for ever.")
+@click.option("--metrics-port", type=int, help="With --watch: serve the account to Prometheus.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def audit(
+    ctx: click.Context,
+    since: datetime | None,
+    until: datetime | None,
+    from_offset: int | None,
+    to_offset: int | None,
+    settle: int,
+    watch: int | None,
+    metrics_port: int | None,
+    as_json: bool,
+) -> None:
+    """Account for every offset of the fraud job's topics: in = scored + dead-lettered + control."""
+    settings = resolved_settings(settings_of(ctx))
+    gauges = None
+    if metrics_port is not None:
+        from connectors.audit_metrics import AuditMetrics  # noqa: PLC0415 - only for --metrics-port
+
+        gauges = AuditMetrics(metrics_port)
+    while True:
+        deadline = time.monotonic() + settle
+        while True:
+            verdict = _run(settings, since, until, from_offset, to_offset, as_json)
+            if verdict.clean or time.monotonic() >= deadline:
+                break
+            time.sleep(1)
+        if gauges is not None:
+            gauges.publish(verdict)
+        if as_json:
+            click.echo(json.dumps(as_dict(verdict)))
+        else:
+            _print(verdict)
+        if watch is None:
+            break
+        time.sleep(watch)
+    sys.exit(0 if verdict.clean else 1)
+
+
+def _run(
+    settings: Settings,
+    since: datetime | None,
+    until: datetime | None,
+    from_offset: int | None,
+    to_offset: int | None,
+    quiet: bool,
+) -> Audit:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("reading Kafka", total=None)
+        return audit_fraud(
+            settings,
+            since_ms=_milliseconds(since),
+            until_ms=_milliseconds(until),
+            from_offset=from_offset,
+            to_offset=to_offset,
+            progress=lambda count: bar.advance(task, count),
+        )
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def as_dict(verdict: Audit) -> dict[str, object]:
+    """Return the verdict as the JSON object that `--json` prints."""
+    return {
+        "clean": verdict.clean,
+        **{
+            name: verdict.total(name)
+            for name in ("offsets_in", "scored", "dead_lettered", "control", "missing", "doubled")
+        },
+        "unexpected": verdict.unexpected,
+        "alerts_expected": verdict.alerts_expected,
+        "alerts_found": verdict.alerts_found,
+        "alerts_wrong": verdict.alerts_wrong,
+        "redelivered_alerts": verdict.redelivered_alerts,
+        "redelivered_dead_letters": verdict.redelivered_dead_letters,
+        "missing_at": [asdict(at) for at in verdict.missing_at],
+        "doubled_at": [asdict(at) for at in verdict.doubled_at],
+        "alerts_missing": [asdict(at) for at in verdict.alerts_missing],
+        "alerts_unexpected": [asdict(at) for at in verdict.alerts_unexpected],
+        "partitions": [asdict(partition) for partition in verdict.partitions],
+    }
+
+
+def _print(verdict: Audit) -> None:
+    console = Console()
+    table = Table("topic", "partition")
+    numbers = ("offsets_in", "scored", "dead_lettered", "control", "missing", "doubled")
+    for name in numbers:
+        table.add_column(name.replace("_", " "), justify="right")
+    for partition in verdict.partitions:
+        counts = [f"{getattr(partition, name):,}" for name in numbers]
+        table.add_row(partition.topic, str(partition.partition), *counts)
+    table.add_section()
+    table.add_row("total", "", *[f"{verdict.total(name):,}" for name in numbers])
+    console.print(table)
+    console.print(
+        f"alerts: {verdict.alerts_expected:,} expected, {verdict.alerts_found:,} found, "
+        f"{verdict.alerts_wrong:,} wrong, {verdict.redelivered_alerts:,} delivered again"
+    )
+    for label, places in (
+        ("missing", verdict.missing_at),
+        ("doubled", verdict.doubled_at),
+        ("alert missing", verdict.alerts_missing),
+        ("alert without a row", verdict.alerts_unexpected),
+    ):
+        for at in places[:20]:
+            console.print(f"  {label}: {at.topic}[{at.partition}] offset {at.offset}")
+    console.print("[green]clean[/]" if verdict.clean else "[red]NOT clean[/]")
