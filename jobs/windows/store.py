@@ -1,0 +1,338 @@
+"""One shard's windows over one entity: a batch of events in, exact features out.
+
+Semantics, for an event of time t of a key (see docs/windows.md for the reasons):
+
+* A window covers `(t - w, t]`, or `(t - d - w, t - d]` with a delay, and includes the event itself.
+* Among events of equal time the order is that of arrival: an event sees those that came before it.
+* A key's clock is its newest event time (and never more than one horizon behind the shard's). The
+  *horizon* is the longest window and delay plus the allowed lateness. Events at or before clock minus
+  horizon are out of sight for ever; pruning them from memory cannot be noticed.
+* A late event is inserted at its event time, counted from then on, and scored as of its own time. An
+  event that is out of sight on arrival is scored alone and flagged, not counted.
+* An event id counts once per key while its event is in sight; the repeat is scored like the first.
+* A label changes its event in place; revisions only go up. A label without its event waits for it.
+* Nulls: counts count events, everything else leaves null values out.
+
+Results depend on the order of each key's rows only: not on batches, shards or restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.windows import _kernels as kernels
+from jobs.windows._memory import reserve_words
+from jobs.windows.batch import EventBatch, Kind, Processed
+from jobs.windows.delta import Chunk, decode_chunk, encode_chunk, field_table, join_chunks
+from jobs.windows.plan import EntityPlan, compile_entity
+from jobs.windows.raw import RawField, hash_strings, label_codes, raw_matrix
+from jobs.windows.spec import FeatureSet
+from schemas.columns import StringColumn
+
+__all__ = ["ShardStore", "StoreStats", "warm"]
+
+# Slots looked at after every batch for keys to drop: a pass over a million keys takes 60 k batches and
+# costs a batch about 1 us.
+PRUNE_SLOTS: Final = 16
+# Rows of a chunk restored in one call: bounds the scratch memory, amortises the call.
+RESTORE_ROWS: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What a store holds: keys, events in memory, waiting labels, bytes, and its clock."""
+
+    keys: int
+    events: int
+    waiting_labels: int
+    memory_bytes: int
+    clock_ms: int | None
+
+
+class ShardStore:
+    """The windows of one entity for the keys of one shard."""
+
+    def __init__(self, feature_set: FeatureSet, entity: str) -> None:
+        self.feature_set = feature_set
+        self.plan: EntityPlan = compile_entity(feature_set, entity)
+        self._table_bytes = field_table(self.plan.raw_fields)
+        self._arena = reserve_words()
+        self._floats = self._arena.view(np.float64)
+        self._meta = np.zeros(kernels.META_WIDTH, np.int64)
+        self._meta[kernels.CLOCK] = kernels.NEVER
+        self._meta[kernels.SLOTS] = 1
+        self._meta[kernels.WAITS] = 1
+        self._table = np.zeros(1024, np.int64)
+        self._slots = np.zeros((512, kernels.SLOT_WIDTH), np.int64)
+        self._key_bytes = np.zeros(16 * 1024, np.uint8)
+        self._waits = np.zeros((64, 4), np.int64)
+        self._slots[0, kernels.CAPACITY] = kernels.FIRST_CAPACITY
+        self._slots[0, kernels.KEY_LENGTH] = -1
+        self._meta[kernels.ARENA_TOP] = kernels.FIRST_CAPACITY * self.plan.columns
+
+    @property
+    def horizon_ms(self) -> int:
+        """The longest window and delay plus the allowed lateness."""
+        return self.plan.horizon_ms
+
+    @property
+    def clock_ms(self) -> int | None:
+        """The newest event time counted so far, or None."""
+        clock = int(self._meta[kernels.CLOCK])
+        return None if clock == kernels.NEVER else clock
+
+    def process(self, batch: EventBatch) -> Processed:
+        """Count the rows in order, score the events and return what must be made durable.
+
+        Rows that are not events have NaN features. Nothing is raised for any data: what cannot be used
+        is null, and said in the flags.
+        """
+        n = len(batch)
+        raw, valid = raw_matrix(self.plan.raw_fields, batch.fields, n)
+        labels = np.zeros(n, np.int64)
+        if self.plan.uses_labels and batch.kind.any():
+            labels = label_codes(batch.fields, n)
+            labels[batch.kind != Kind.LABEL] = 0
+        ids = hash_strings(batch.event_id)
+        out = np.full((n, len(self.plan.features)), np.nan)
+        flags = np.zeros(n, np.uint8)
+        changed = self._run(
+            batch.kind, batch.event_time_ms, batch.key, ids, raw, valid, labels, out, flags
+        )
+        kernels.prune_slots(PRUNE_SLOTS, *self._prunable())
+        delta = self._delta(batch, ids, raw, valid, labels, changed)
+        return Processed(out, flags, delta)
+
+    def restore(self, chunks: Iterable[bytes]) -> int:
+        """Rebuild the store from its log, oldest first; return the number of rows read.
+
+        Chunks written under another feature set are welcome: fields that they lack are null.
+
+        Raises:
+            StateFormatError: when a chunk is damaged or newer than this code.
+        """
+        rows = 0
+        group: list[Chunk] = []
+        waiting = 0
+        for data in chunks:
+            group.append(decode_chunk(data))
+            waiting += len(group[-1])
+            if waiting >= RESTORE_ROWS:
+                rows += self._replay(group)
+                group, waiting = [], 0
+        return rows + self._replay(group)
+
+    def prune(self) -> int:
+        """Drop every key whose events are all out of sight; return how many went."""
+        dropped: int = kernels.prune_slots(int(self._meta[kernels.SLOTS]), *self._prunable())
+        return dropped
+
+    def memory_bytes(self) -> int:
+        """Return the bytes in use: logs, their spare room, keys and index."""
+        fixed = (self._table, self._slots, self._key_bytes, self._waits)
+        arena = int(self._meta[kernels.ARENA_TOP]) * 8
+        return arena + sum(array.nbytes for array in fixed)
+
+    def stats(self) -> StoreStats:
+        """Return what the store holds now."""
+        waiting, at = int(self._meta[kernels.WAITS]) - 1, int(self._meta[kernels.FREE_WAIT])
+        while at:
+            waiting -= 1
+            at = int(self._waits[at, 3])
+        return StoreStats(
+            keys=int(self._meta[kernels.KEYS]),
+            events=int(self._meta[kernels.ROWS]),
+            waiting_labels=waiting,
+            memory_bytes=self.memory_bytes(),
+            clock_ms=self.clock_ms,
+        )
+
+    def _prunable(self) -> tuple[NDArray[np.int64], ...]:
+        return (
+            self._table,
+            self._slots,
+            self._waits,
+            self._meta,
+            self._arena,
+            self.plan.header,
+        )
+
+    def _run(
+        self,
+        kind: NDArray[np.uint8],
+        times: NDArray[np.int64],
+        key: StringColumn,
+        ids: NDArray[np.int64],
+        raw: NDArray[np.int64],
+        valid: NDArray[np.uint32],
+        labels: NDArray[np.int64],
+        out: NDArray[np.float64] | None,
+        flags: NDArray[np.uint8],
+    ) -> NDArray[np.uint8]:
+        n = len(kind)
+        changed = np.zeros(n, np.uint8)
+        hashes = hash_strings(key)
+        self._grow(n, int(np.maximum(key.lengths, 0).sum(dtype=np.int64)))
+        plan, reached = self.plan, 0
+        evaluate = out is not None
+        target = np.empty((1, len(plan.features))) if out is None else out
+        while reached < n:
+            reached = kernels.process_rows(
+                reached,
+                kind,
+                times,
+                key.data,
+                key.starts,
+                key.lengths,
+                hashes,
+                ids,
+                raw,
+                valid,
+                labels,
+                self._table,
+                self._slots,
+                self._key_bytes,
+                self._waits,
+                self._meta,
+                self._arena,
+                self._floats,
+                plan.header,
+                plan.raws,
+                plan.measures,
+                plan.filters,
+                plan.filter_operands,
+                plan.bounds,
+                plan.features,
+                plan.feature_numbers,
+                evaluate,
+                target,
+                flags,
+                changed,
+            )
+            if reached < n:
+                self._grow_arena(int(self._meta[kernels.NEED]))
+        return changed
+
+    def _grow(self, rows: int, key_bytes: int) -> None:
+        meta = self._meta
+        slots = int(meta[kernels.SLOTS]) + rows
+        if slots > len(self._slots):
+            self._slots = _enlarged(self._slots, slots)
+        keys = int(meta[kernels.KEYS]) + rows
+        if 2 * keys > len(self._table):
+            size = 1 << (3 * keys).bit_length()
+            self._table = np.zeros(size, np.int64)
+            kernels.rebuild_table(self._table, self._slots, meta)
+        top = int(meta[kernels.KEY_TOP]) + key_bytes
+        if top > len(self._key_bytes):
+            self._key_bytes = _enlarged(self._key_bytes, top)
+        waits = int(meta[kernels.WAITS]) + rows
+        if waits > len(self._waits):
+            self._waits = _enlarged(self._waits, waits)
+
+    def _grow_arena(self, words: int) -> None:
+        # Only reached where the system would not reserve enough addresses in one piece.
+        needed = int(self._meta[kernels.ARENA_TOP]) + words
+        self._arena = _enlarged(self._arena, needed)
+        self._floats = self._arena.view(np.float64)
+
+    def _delta(
+        self,
+        batch: EventBatch,
+        ids: NDArray[np.int64],
+        raw: NDArray[np.int64],
+        valid: NDArray[np.uint32],
+        labels: NDArray[np.int64],
+        changed: NDArray[np.uint8],
+    ) -> bytes:
+        rows = np.flatnonzero(changed)
+        if not len(rows):
+            return b""
+        key, times, kind = batch.key, batch.event_time_ms, batch.kind
+        lengths = key.lengths[rows].astype(np.uint16)
+        keys = np.empty(int(lengths.sum(dtype=np.int64)), np.uint8)
+        kernels.pack_keys(key.data, key.starts, key.lengths, rows, keys)
+        clock = int(self._meta[kernels.CLOCK])
+        if self.plan.uses_labels and batch.kind.any():
+            of_labels = times[rows][kind[rows] == Kind.LABEL]
+            clock = max(clock, int(of_labels.max(initial=kernels.NEVER)))
+        chunk = Chunk(
+            self.plan.raw_fields,
+            clock,
+            0,
+            kind[rows],
+            valid[rows],
+            lengths,
+            times[rows],
+            ids[rows],
+            labels[rows],
+            raw[:, rows],
+            keys,
+        )
+        return encode_chunk(chunk, self._table_bytes)
+
+    def _replay(self, group: list[Chunk]) -> int:
+        rows = 0
+        for chunk in join_chunks(group):
+            n = len(chunk)
+            raw, valid = _fields_of(chunk, self.plan.raw_fields)
+            ends = np.cumsum(chunk.key_length, dtype=np.int64)
+            lengths = chunk.key_length.astype(np.int32)
+            key = StringColumn(chunk.keys, ends - lengths, lengths)
+            flags = np.zeros(n, np.uint8)
+            labels = chunk.label.copy()
+            self._run(
+                chunk.kind.copy(),
+                chunk.time_ms.copy(),
+                StringColumn(key.data.copy(), key.starts, key.lengths),
+                chunk.id_hash.copy(),
+                raw,
+                valid,
+                labels,
+                None,
+                flags,
+            )
+            rows += n
+        return rows
+
+
+def _enlarged(array: NDArray[np.generic], length: int) -> NDArray[np.generic]:
+    grown = np.zeros((max(length, 2 * len(array)), *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown
+
+
+def _fields_of(
+    chunk: Chunk, wanted: tuple[RawField, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    raw = np.zeros((len(wanted), len(chunk)), np.int64)
+    valid = np.zeros(len(chunk), np.uint32)
+    for number, field in enumerate(wanted):
+        if field in chunk.fields:
+            stored = chunk.fields.index(field)
+            raw[number] = chunk.raw[stored]
+            valid |= ((chunk.valid >> np.uint32(stored)) & np.uint32(1)) << np.uint32(number)
+    return raw, valid
+
+
+def warm(feature_set: FeatureSet) -> None:
+    """Compile or load every kernel, so that the first event does not wait for it.
+
+    Call it where the job opens; with a filled numba cache it takes well under a second.
+    """
+    for entity in feature_set.entities:
+        store = ShardStore(feature_set, entity.name)
+        batch = EventBatch(
+            kind=np.array([Kind.EVENT, Kind.LABEL], np.uint8),
+            key=StringColumn.from_texts(["warm", "warm"]),
+            event_time_ms=np.array([0, 1], np.int64),
+            event_id=StringColumn.from_texts(["a", "a"]),
+            fields={},
+        )
+        delta = store.process(batch).delta
+        ShardStore(feature_set, entity.name).restore([delta])
