@@ -1,0 +1,108 @@
+package riskstream.bridge;
+
+import static java.nio.charset.StandardCharsets.UTF_8;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.apache.flink.streaming.api.watermark.Watermark;
+import org.junit.jupiter.api.Test;
+
+class RowGatherTest {
+  private static Harness<byte[], byte[]> gather(long maxMs, int maxRows, int maxBytes)
+      throws Exception {
+    return new Harness<>(new RowGather(maxMs, maxRows, maxBytes));
+  }
+
+  private static byte[] rows(int count, String text) {
+    byte[] body = text.getBytes(UTF_8);
+    byte[] packet = new byte[4 + body.length];
+    Frame.putI32(packet, 0, count);
+    System.arraycopy(body, 0, packet, 4, body.length);
+    return packet;
+  }
+
+  private static List<String> shown(List<byte[]> packets) {
+    return packets.stream()
+        .map(p -> Frame.i32(p, 0) + " " + new String(p, 4, p.length - 4, UTF_8))
+        .toList();
+  }
+
+  @Test
+  void countsAreAddedAndRowsJoinedInOrderAfterTheWait() throws Exception {
+    try (var gather = gather(1_000, 100, 1_000)) {
+      gather.send(rows(2, "ab"));
+      gather.send(rows(0, ""));
+      gather.send(rows(3, "cde"));
+      gather.setProcessingTime(999);
+      assertEquals(List.of(), gather.taken());
+
+      gather.setProcessingTime(1_000);
+
+      assertEquals(List.of("5 abcde"), shown(gather.taken()));
+    }
+  }
+
+  @Test
+  void enoughRowsOrBytesLeaveAtOnceAndAreNeverSplit() throws Exception {
+    try (var gather = gather(1_000, 4, 10)) {
+      gather.send(rows(3, "abc"));
+      gather.send(rows(2, "de"));
+      assertEquals(List.of("5 abcde"), shown(gather.taken()));
+
+      gather.send(rows(1, "123456"));
+      gather.send(rows(1, "7890123"));
+      assertEquals(List.of("1 123456"), shown(gather.taken()));
+
+      gather.send(rows(1, "12345678901234"));
+      assertEquals(List.of("1 7890123", "1 12345678901234"), shown(gather.taken()));
+    }
+  }
+
+  @Test
+  void everythingLeavesBeforeTheBarrierAndAtTheEndOfInput() throws Exception {
+    try (var gather = gather(1_000, 100, 1_000)) {
+      gather.send(rows(1, "a"));
+      gather.prepareSnapshotPreBarrier(1);
+      assertEquals(List.of("1 a"), shown(gather.taken()));
+
+      gather.send(rows(1, "b"));
+      gather.snapshot(1, 1);
+      assertEquals(List.of(), gather.taken());
+      gather.endInput();
+      gather.getOneInputOperator().finish();
+      assertEquals(List.of("1 b"), shown(gather.taken()));
+    }
+  }
+
+  @Test
+  void watermarksPassWithoutMakingInsertsSmall() throws Exception {
+    try (var gather = gather(1_000, 100, 1_000)) {
+      gather.send(rows(1, "a"));
+      gather.processWatermark(new Watermark(3));
+      assertEquals(List.of(new Watermark(3)), new ArrayList<>(gather.getOutput()));
+    }
+  }
+
+  @Test
+  void theInputIsNotChanged() throws Exception {
+    try (var gather = gather(1_000, 100, 1_000)) {
+      byte[] first = rows(1, "a");
+      gather.send(first);
+      gather.send(rows(1, "b"));
+      gather.prepareSnapshotPreBarrier(1);
+      assertEquals(List.of("1 a"), shown(List.of(first)));
+    }
+  }
+
+  @Test
+  void packetsWithoutCountOrWithUncountedRowsAreRefused() throws Exception {
+    try (var gather = gather(1_000, 100, 1_000)) {
+      assertThrows(MalformedBytesException.class, () -> gather.send(new byte[3]));
+      assertThrows(MalformedBytesException.class, () -> gather.send(rows(0, "x")));
+    }
+    assertThrows(IllegalArgumentException.class, () -> new RowGather(1, 0, 1));
+    assertThrows(IllegalArgumentException.class, () -> new RowGather(1, 1, 0));
+  }
+}
