@@ -8,8 +8,12 @@ one compiled version serves writable and read-only buffers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba as nb
 import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
 
 from schemas import _opcodes as op
 from schemas.reasons import Reason
@@ -31,40 +35,115 @@ _TOO_MANY = int(Reason.TOO_MANY_ITEMS)
 _UNRESOLVABLE = int(Reason.UNRESOLVABLE)
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+def _loader(bits: int) -> Any:
+    """Build an intrinsic that reads an unsigned little-endian number at any offset of a byte array.
+
+    It neither checks bounds nor wraps negative offsets: every caller has compared the offset with
+    the end of its record first. One load replaces the byte-by-byte assembly.
+    """
+
+    @intrinsic
+    def load(typing_context, array, index):  # type: ignore[no-untyped-def]
+        result = nb.types.Integer.from_bitwidth(bits, signed=False)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            made = context.make_array(signature.args[0])(context, builder, arguments[0])
+            start = builder.gep(made.data, [arguments[1]])
+            typed = builder.bitcast(start, ir.IntType(bits).as_pointer())
+            loaded = builder.load(typed)
+            loaded.align = 1
+            return loaded
+
+        return result(array, nb.types.int64), generate
+
+    return load
+
+
+_u8 = _loader(8)
+_u32 = _loader(32)
+_u64 = _loader(64)
+_HIGH_BITS = np.uint64(0x8080808080808080)
+_LOW_BITS = np.uint64(0x7F7F7F7F7F7F7F7F)
+_PAIRS_HIGH, _PAIRS_LOW = np.uint64(0x7F007F007F007F00), np.uint64(0x007F007F007F007F)
+_QUADS_HIGH, _QUADS_LOW = np.uint64(0x3FFF00003FFF0000), np.uint64(0x00003FFF00003FFF)
+_HALF_HIGH, _HALF_LOW = np.uint64(0x0FFFFFFF00000000), np.uint64(0x000000000FFFFFFF)
+
+
+@intrinsic
+def _trailing_zeros(typing_context, value):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return nb.types.uint64(nb.types.uint64), generate
+
+
+@nb.njit(cache=True, nogil=True)
+def _read_long_varint(data, position, end):  # type: ignore[no-untyped-def]
+    raw = np.uint64(0)
+    shift = np.uint64(0)
+    while True:
+        if position >= end:
+            return np.int64(0), np.int64(-_TRUNCATED)
+        byte = np.uint64(_u8(data, position))
+        position += 1
+        # The tenth byte holds bit 63 alone: anything above it does not fit 64 bits.
+        if shift == np.uint64(63) and byte > np.uint64(1):
+            return np.int64(0), np.int64(-_BAD_VARINT)
+        raw |= (byte & np.uint64(0x7F)) << shift
+        if byte < np.uint64(0x80):
+            break
+        shift += np.uint64(7)
+    return np.int64(raw >> np.uint64(1)) ^ -np.int64(raw & np.uint64(1)), position
+
+
+@nb.njit(cache=True, nogil=True)
 def read_varint(data, position, end):  # type: ignore[no-untyped-def]
     """Return (value, next position); a negative next position is minus the reason."""
-    if position >= end:
-        return np.int64(0), np.int64(-_TRUNCATED)
-    byte = np.uint64(data[position])
-    position += 1
-    raw = byte & np.uint64(0x7F)
-    if byte >= np.uint64(0x80):
-        shift = np.uint64(7)
-        while True:
-            if position >= end:
-                return np.int64(0), np.int64(-_TRUNCATED)
-            byte = np.uint64(data[position])
-            position += 1
-            # The tenth byte holds bit 63 alone: anything above it does not fit 64 bits.
-            if shift == np.uint64(63) and byte > np.uint64(1):
-                return np.int64(0), np.int64(-_BAD_VARINT)
-            raw |= (byte & np.uint64(0x7F)) << shift
-            if byte < np.uint64(0x80):
-                break
-            shift += np.uint64(7)
-    value = np.int64(raw >> np.uint64(1)) ^ -np.int64(raw & np.uint64(1))
-    return value, np.int64(position)
+    if position < end:
+        byte = np.int64(_u8(data, position))
+        if byte < 0x80:
+            return (byte >> 1) ^ -(byte & 1), position + 1
+        if position + 8 <= end:
+            # Up to eight bytes in one load: keep those through the first without the high bit,
+            # then close the gaps of one bit between them, by pairs, fours and eights.
+            word = _u64(data, position)
+            stops = ~word & _HIGH_BITS
+            if stops != np.uint64(0):
+                word &= (stops ^ (stops - np.uint64(1))) & _LOW_BITS
+                word = ((word & _PAIRS_HIGH) >> np.uint64(1)) | (word & _PAIRS_LOW)
+                word = ((word & _QUADS_HIGH) >> np.uint64(2)) | (word & _QUADS_LOW)
+                word = ((word & _HALF_HIGH) >> np.uint64(4)) | (word & _HALF_LOW)
+                size = np.int64((_trailing_zeros(stops) + np.uint64(1)) >> np.uint64(3))
+                value = np.int64(word >> np.uint64(1)) ^ -np.int64(word & np.uint64(1))
+                return value, position + size
+    return _read_long_varint(data, position, end)
 
 
 @nb.njit(cache=True, nogil=True)
 def valid_utf8(data, start, end):  # type: ignore[no-untyped-def]
     """Return whether the bytes are UTF-8 as Unicode defines it: shortest form, no surrogates."""
-    seen = np.uint8(0)
-    for index in range(start, end):
-        seen |= data[index]
-    if seen < 0x80:
+    # Nearly all text is ASCII: look at eight bytes at a time, the last eight overlapping.
+    size = end - start
+    if size == 0:
         return True
+    if size >= 8:
+        seen = _u64(data, end - 8)
+        index = start
+        while index < end - 8:
+            seen |= _u64(data, index)
+            index += 8
+    elif end >= 8:
+        # Bytes before the text fall out of the word's low end.
+        seen = _u64(data, end - 8) >> np.uint64(64 - 8 * size)
+    else:
+        seen = _HIGH_BITS
+    if seen & _HIGH_BITS == np.uint64(0):
+        return True
+    return _valid_utf8_bytes(data, start, end)
+
+
+@nb.njit(cache=True, nogil=True)
+def _valid_utf8_bytes(data, start, end):  # type: ignore[no-untyped-def]
     index = start
     while index < end:
         lead = data[index]
@@ -140,6 +219,27 @@ def scan_headers(data, starts, lengths, max_bytes, status, ids):  # type: ignore
 
 
 @nb.njit(cache=True, nogil=True)
+def read_varint_byte(data, position, end):  # type: ignore[no-untyped-def]
+    """Return (0 or 2: twice the branch of a union of two, next position), as `read_varint`."""
+    if position < end and _u8(data, position) & np.uint8(0xFD) == 0:
+        return np.int64(_u8(data, position)), position + 1
+    value, position = read_varint(data, position, end)
+    if position >= 0 and (value < 0 or value > 1):
+        return np.int64(0), np.int64(-_BAD_BRANCH)
+    return 2 * value, position
+
+
+@nb.njit(cache=True, nogil=True)
+def check_length(value, left, max_string):  # type: ignore[no-untyped-def]
+    """Return the reason why a length is refused, or 0."""
+    if value < 0:
+        return _BAD_LENGTH
+    if value > max_string:
+        return _TOO_LONG
+    return _TRUNCATED if value > left else 0
+
+
+@nb.njit(cache=True, nogil=True)
 def decode_records(  # type: ignore[no-untyped-def]
     data,
     starts,
@@ -172,6 +272,7 @@ def decode_records(  # type: ignore[no-untyped-def]
     for i in range(starts.shape[0]):
         if status[i] != 0 or ids[i] != schema_id:
             continue
+        column = np.uint64(i)
         position = starts[i] + 5
         end = starts[i] + np.int64(lengths[i])
         reason = 0
@@ -179,71 +280,129 @@ def decode_records(  # type: ignore[no-untyped-def]
         items = max_items
         pc = 0
         while True:
-            code = program[pc, 0]
-            slot = program[pc, 1]
-            mark = program[pc, 2]
+            at = np.uint64(pc)
+            code = program[at, 0]
+            slot = program[at, 1]
+            mark = program[at, 2]
+            # Unsigned indexes spare numba's test for negative ones.
+            row, flag = np.uint64(slot), np.uint64(mark)
             pc += 1
-            if op.INT <= code <= op.LONG_DOUBLE or code == op.SKIP_INT or code == op.SKIP_LONG:
+            if code >= op.NULL_FIRST:
+                # A union of null and one type, the null branch first or second: 0 or 2 in one byte.
+                null_byte = (code & op.NULL_SECOND) >> 6
+                value, position = read_varint_byte(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                if value == null_byte:
+                    continue
+                code &= op.NULL_FIRST - 1
+            if code == op.LONG:
                 value, position = read_varint(data, position, end)
                 if position < 0:
                     reason = -position
                     break
-                if code == op.LONG:
-                    longs[slot, i] = value
-                    valid[mark, i] = True
-                    continue
-                if code == op.SKIP_LONG:
-                    continue
-                if code == op.LONG_DOUBLE:
-                    doubles[slot, i] = np.float64(value)
-                    valid[mark, i] = True
-                    continue
-                if code == op.LONG_FLOAT:
-                    floats[slot, i] = np.float32(np.float64(value))
-                    valid[mark, i] = True
-                    continue
+                longs[row, column] = value
+                valid[flag, column] = True
+            elif code == op.INT_LONG:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
                 if value < -2147483648 or value > 2147483647:
                     reason = _BAD_VARINT
                     break
-                if code == op.SKIP_INT:
-                    continue
-                valid[mark, i] = True
-                if code == op.INT:
-                    ints[slot, i] = np.int32(value)
-                elif code == op.INT_LONG:
-                    longs[slot, i] = value
-                elif code == op.INT_FLOAT:
-                    floats[slot, i] = np.float32(value)
-                else:
-                    doubles[slot, i] = np.float64(value)
-            elif (
-                code == op.STRING
-                or code == op.BYTES
-                or code == op.SKIP_STRING
-                or code == op.SKIP_BYTES
-            ):
+                longs[row, column] = value
+                valid[flag, column] = True
+            elif code == op.INT:
                 value, position = read_varint(data, position, end)
                 if position < 0:
                     reason = -position
                     break
-                if value < 0:
-                    reason = _BAD_LENGTH
+                if value < -2147483648 or value > 2147483647:
+                    reason = _BAD_VARINT
                     break
-                if value > max_string:
-                    reason = _TOO_LONG
+                ints[row, column] = np.int32(value)
+                valid[flag, column] = True
+            elif code == op.INT_FLOAT:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
                     break
-                if value > end - position:
-                    reason = _TRUNCATED
+                if value < -2147483648 or value > 2147483647:
+                    reason = _BAD_VARINT
                     break
-                if (code == op.STRING or code == op.SKIP_STRING) and not valid_utf8(
-                    data, position, position + value
-                ):
+                floats[row, column] = np.float32(value)
+                valid[flag, column] = True
+            elif code == op.INT_DOUBLE:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                if value < -2147483648 or value > 2147483647:
+                    reason = _BAD_VARINT
+                    break
+                doubles[row, column] = np.float64(value)
+                valid[flag, column] = True
+            elif code == op.LONG_FLOAT:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                floats[row, column] = np.float32(np.float64(value))
+                valid[flag, column] = True
+            elif code == op.LONG_DOUBLE:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                doubles[row, column] = np.float64(value)
+                valid[flag, column] = True
+            elif code == op.SKIP_INT:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                if value < -2147483648 or value > 2147483647:
+                    reason = _BAD_VARINT
+                    break
+            elif code == op.SKIP_LONG:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+            elif code == op.STRING:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                reason = check_length(value, end - position, max_string)
+                if reason != 0:
+                    break
+                if not valid_utf8(data, position, position + value):
                     reason = _INVALID_UTF8
                     break
-                if code == op.STRING or code == op.BYTES:
-                    text_starts[slot, i] = position
-                    text_lengths[slot, i] = np.int32(value)
+                text_starts[row, column] = position
+                text_lengths[row, column] = np.int32(value)
                 position += value
+            elif code == op.BYTES:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                reason = check_length(value, end - position, max_string)
+                if reason != 0:
+                    break
+                text_starts[row, column] = position
+                text_lengths[row, column] = np.int32(value)
+                position += value
+            elif code == op.NULLABLE:
+                value, position = read_varint_byte(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                if value == mark:
+                    pc = slot
             elif code == op.UNION:
                 value, position = read_varint(data, position, end)
                 if position < 0:
@@ -259,91 +418,123 @@ def decode_records(  # type: ignore[no-untyped-def]
                 if end - position < 8:
                     reason = _TRUNCATED
                     break
-                bits = np.uint64(0)
-                for step in range(8):
-                    bits |= np.uint64(data[position + step]) << np.uint64(8 * step)
-                word[0] = bits
-                doubles[slot, i] = as_double[0]
-                valid[mark, i] = True
+                word[0] = _u64(data, position)
+                doubles[row, column] = as_double[0]
+                valid[flag, column] = True
                 position += 8
             elif code == op.END:
                 if position != end:
                     reason = _TRAILING
                 break
-            elif code == op.ENUM or code == op.SKIP_ENUM:
+            elif code == op.ENUM:
                 value, position = read_varint(data, position, end)
                 if position < 0:
                     reason = -position
                     break
-                count = slot if code == op.SKIP_ENUM else program[pc - 1, 3]
-                if value < 0 or value >= count:
+                if value < 0 or value >= program[pc - 1, 3]:
                     reason = _BAD_ENUM
                     break
-                if code == op.ENUM:
-                    symbol = tables[program[pc - 1, 4] + value]
-                    if symbol < 0:
-                        reason = _UNRESOLVABLE
-                        break
-                    ints[slot, i] = np.int32(symbol)
-                    valid[mark, i] = True
-            elif code == op.BOOLEAN or code == op.SKIP_BOOLEAN:
+                symbol = tables[program[pc - 1, 4] + value]
+                if symbol < 0:
+                    reason = _UNRESOLVABLE
+                    break
+                ints[row, column] = np.int32(symbol)
+                valid[flag, column] = True
+            elif code == op.SKIP_ENUM:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                if value < 0 or value >= slot:
+                    reason = _BAD_ENUM
+                    break
+            elif code == op.BOOLEAN:
                 if position >= end:
                     reason = _TRUNCATED
                     break
-                if data[position] > 1:
+                if _u8(data, position) > 1:
                     reason = _BAD_BOOLEAN
                     break
-                if code == op.BOOLEAN:
-                    booleans[slot, i] = data[position] == 1
-                    valid[mark, i] = True
+                booleans[row, column] = _u8(data, position) == 1
+                valid[flag, column] = True
                 position += 1
-            elif code == op.FLOAT or code == op.FLOAT_DOUBLE:
+            elif code == op.SKIP_BOOLEAN:
+                if position >= end:
+                    reason = _TRUNCATED
+                    break
+                if _u8(data, position) > 1:
+                    reason = _BAD_BOOLEAN
+                    break
+                position += 1
+            elif code == op.FLOAT:
                 if end - position < 4:
                     reason = _TRUNCATED
                     break
-                as_words[0] = (
-                    np.uint32(data[position])
-                    | (np.uint32(data[position + 1]) << np.uint32(8))
-                    | (np.uint32(data[position + 2]) << np.uint32(16))
-                    | (np.uint32(data[position + 3]) << np.uint32(24))
-                )
-                if code == op.FLOAT:
-                    floats[slot, i] = as_float[0]
-                else:
-                    doubles[slot, i] = np.float64(as_float[0])
-                valid[mark, i] = True
+                as_words[0] = _u32(data, position)
+                floats[row, column] = as_float[0]
+                valid[flag, column] = True
                 position += 4
+            elif code == op.FLOAT_DOUBLE:
+                if end - position < 4:
+                    reason = _TRUNCATED
+                    break
+                as_words[0] = _u32(data, position)
+                doubles[row, column] = np.float64(as_float[0])
+                valid[flag, column] = True
+                position += 4
+            elif code == op.SKIP_STRING:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                reason = check_length(value, end - position, max_string)
+                if reason != 0:
+                    break
+                if not valid_utf8(data, position, position + value):
+                    reason = _INVALID_UTF8
+                    break
+                position += value
+            elif code == op.SKIP_BYTES:
+                value, position = read_varint(data, position, end)
+                if position < 0:
+                    reason = -position
+                    break
+                reason = check_length(value, end - position, max_string)
+                if reason != 0:
+                    break
+                position += value
             elif code == op.FIXED:
                 if end - position < mark:
                     reason = _TRUNCATED
                     break
-                text_starts[slot, i] = position
-                text_lengths[slot, i] = np.int32(mark)
+                text_starts[row, column] = position
+                text_lengths[row, column] = np.int32(mark)
                 position += mark
             elif code == op.SKIP_SIZE:
                 if end - position < slot:
                     reason = _TRUNCATED
                     break
                 position += slot
-            elif code >= op.SET_BOOLEAN:
-                third = program[pc - 1, 3]
-                if code == op.SET_STRING:
-                    text_starts[slot, i] = constants_at + mark
-                    text_lengths[slot, i] = np.int32(third)
-                    continue
-                valid[mark, i] = True
-                if code == op.SET_BOOLEAN:
-                    booleans[slot, i] = third != 0
-                elif code == op.SET_INT:
-                    ints[slot, i] = np.int32(third)
-                elif code == op.SET_LONG:
-                    longs[slot, i] = third
-                else:
-                    word[0] = np.uint64(third)
-                    if code == op.SET_FLOAT:
-                        floats[slot, i] = np.float32(as_double[0])
-                    else:
-                        doubles[slot, i] = as_double[0]
+            elif code == op.SET_STRING:
+                text_starts[row, column] = constants_at + mark
+                text_lengths[row, column] = np.int32(program[pc - 1, 3])
+            elif code == op.SET_BOOLEAN:
+                booleans[row, column] = program[pc - 1, 3] != 0
+                valid[flag, column] = True
+            elif code == op.SET_INT:
+                ints[row, column] = np.int32(program[pc - 1, 3])
+                valid[flag, column] = True
+            elif code == op.SET_LONG:
+                longs[row, column] = program[pc - 1, 3]
+                valid[flag, column] = True
+            elif code == op.SET_FLOAT:
+                word[0] = np.uint64(program[pc - 1, 3])
+                floats[row, column] = np.float32(as_double[0])
+                valid[flag, column] = True
+            elif code == op.SET_DOUBLE:
+                word[0] = np.uint64(program[pc - 1, 3])
+                doubles[row, column] = as_double[0]
+                valid[flag, column] = True
             elif code == op.BLOCKS or code == op.NEXT:
                 if code == op.BLOCKS:
                     if depth >= max_nesting:

@@ -29,6 +29,7 @@ SKIP_BYTES: Final = 13
 SKIP_STRING: Final = 14
 SKIP_BOOLEAN: Final = 15
 SKIP_ENUM: Final = 16  #      symbol count
+NULLABLE: Final = 17  #       target when null, twice the index of null (0 or 2)
 
 BOOLEAN: Final = 20  #        slot, mark
 INT: Final = 21  #            slot, mark
@@ -52,3 +53,6 @@ SET_LONG: Final = 42  #       slot, mark, value
 SET_FLOAT: Final = 43  #      slot, mark, bits of the double
 SET_DOUBLE: Final = 44  #     slot, mark, bits of the double
 SET_STRING: Final = 45  #     slot, offset in the constants, length
+
+NULL_FIRST: Final = 64  #     added to a reading or skipping operation: the value is in a union
+NULL_SECOND: Final = 128  #   with null, which is the first or the second branch

@@ -57,6 +57,9 @@ _SKIPS: Final[dict[str, tuple[int, int]]] = {
     "string": (op.SKIP_STRING, 0),
     "boolean": (op.SKIP_BOOLEAN, 0),
 }
+_FUSIBLE: Final = frozenset(
+    {*_READS.values(), *(code for code, _ in _SKIPS.values()), op.FIXED, op.ENUM, op.SKIP_ENUM}
+)
 _SETS: Final[dict[Store, int]] = {
     "boolean": op.SET_BOOLEAN,
     "int": op.SET_INT,
@@ -261,6 +264,17 @@ class _Compiler:
                 self._skip(written.type)
 
     def _union(self, writer: Node, reader: Node, name: str) -> None:
+        null_at = _null_of_two(writer)
+        if null_at is not None and resolve_branch(Node("null"), reader) is not None:
+            at = self._open_nullable(null_at)
+            try:
+                self._resolve(writer.branches[1 - null_at], reader, name, nested=bool(name))
+            except IncompatibleError:
+                del self.code[at + 1 :]
+                self.pending = [item for item in self.pending if item[0] <= at]
+                self._emit(op.FAIL, int(Reason.UNRESOLVABLE))
+            self._close_nullable(at, null_at)
+            return
         base = self._open_union(writer)
         ends = []
         readable = 0
@@ -279,6 +293,18 @@ class _Compiler:
             msg = f"{name or 'the record'}: {writer.label()} cannot be read as {reader.label()}"
             raise IncompatibleError(msg)
         for at in ends:
+            self.code[at][1] = len(self.code)
+
+    def _open_nullable(self, null_at: int) -> int:
+        return self._emit(op.NULLABLE, 0, 2 * null_at)
+
+    def _close_nullable(self, at: int, null_at: int) -> None:
+        if len(self.code) == at + 2 and self.code[at + 1][0] in _FUSIBLE:
+            # One operation does it: null costs it a test instead of an instruction of its own.
+            (_, body) = self.code[at:]
+            body[0] += op.NULL_SECOND if null_at else op.NULL_FIRST
+            self.code[at:] = [body]
+        else:
             self.code[at][1] = len(self.code)
 
     def _open_union(self, writer: Node) -> int:
@@ -307,6 +333,10 @@ class _Compiler:
             # A subroutine, not a copy: a schema that names one record many times over, or within
             # itself, must not blow the program up.
             self.pending.append((self._emit(op.CALL), node))
+        elif node.kind == "union" and (null_at := _null_of_two(node)) is not None:
+            at = self._open_nullable(null_at)
+            self._skip(node.branches[1 - null_at])
+            self._close_nullable(at, null_at)
         elif node.kind == "union":
             base = self._open_union(node)
             ends = []
@@ -351,6 +381,12 @@ class _Compiler:
         else:
             value = int(default) if isinstance(default, int) else 0
         self._emit(_SETS[plan.store], plan.slot, plan.mark, value)
+
+
+def _null_of_two(union: Node) -> int | None:
+    """Return the index of null in a union of null and one other type, else None."""
+    kinds = [branch.kind for branch in union.branches]
+    return kinds.index("null") if len(kinds) == 2 and "null" in kinds else None
 
 
 def default_fits(node: Node, default: object) -> bool:

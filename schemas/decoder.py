@@ -259,22 +259,24 @@ class _Outputs:
         self.text_lengths = np.full((rows["text"], count), -1, np.int32)
 
     def columns(self, layout: Layout, data: NDArray[np.uint8]) -> dict[str, Column]:
+        # Splitting a matrix into its rows at once costs half of indexing it row by row.
         numbers = {
-            "boolean": self.booleans,
-            "int": self.ints,
-            "long": self.longs,
-            "float": self.floats,
-            "double": self.doubles,
+            "boolean": list(self.booleans),
+            "int": list(self.ints),
+            "long": list(self.longs),
+            "float": list(self.floats),
+            "double": list(self.doubles),
         }
+        valid = list(self.valid)
+        starts = list(self.text_starts)
+        lengths = list(self.text_lengths)
         columns: dict[str, Column] = {}
         for plan in layout.columns:
             slot = plan.slot
             if plan.store == "text":
-                columns[plan.name] = StringColumn(
-                    data, self.text_starts[slot], self.text_lengths[slot]
-                )
+                columns[plan.name] = StringColumn(data, starts[slot], lengths[slot])
             else:
-                columns[plan.name] = NumberColumn(numbers[plan.store][slot], self.valid[plan.mark])
+                columns[plan.name] = NumberColumn(numbers[plan.store][slot], valid[plan.mark])
         return columns
 
 
