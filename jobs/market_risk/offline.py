@@ -65,7 +65,7 @@ class PriceHistory:
         if np.any(self.prices[:-1] == 0):
             msg = "computing returns: expected prices other than 0"
             raise InputFileError(msg)
-        result: NDArray[np.float64] = self.prices[1:] / self.prices[:-1] - 1
+        result: NDArray[np.float64] = np.divide(self.prices[1:], self.prices[:-1]) - 1.0
         return result
 
 
@@ -186,7 +186,7 @@ def _pivot(
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
     codes, instruments = files.texts(table, name)
     price = files.require_column(table, (*CLOSE_NAMES, *PRICE_NAMES), "price")
-    unique, row = np.unique(times, return_inverse=True)  # numpy 2.1 keeps the shape
+    unique, row = np.unique(times, return_inverse=True)
     prices = np.full((len(unique), len(instruments)), np.nan)
     prices[row, codes] = files.numbers(table, price)
     return instruments, unique, prices
