@@ -35,6 +35,7 @@ __all__ = [
     "FraudSettings",
     "KafkaSettings",
     "LocalSettings",
+    "MarketRiskSettings",
     "ModelSettings",
     "RedisSettings",
     "SchemaSettings",
@@ -62,6 +63,15 @@ class TopicSettings(_Section):
     alerts: str = "fraud-alerts"
     dead_letters: str = "fraud-dead-letters"
     drift_alerts: str = "fraud-drift-alerts"
+    ticks: str = "market-ticks"
+    quotes: str = "market-quotes"
+    fills: str = "market-fills"
+    instruments: str = "market-instruments"
+    limits: str = "market-limits"
+    scenarios: str = "market-scenarios"
+    fx_rates: str = "market-fx-rates"
+    limit_alerts: str = "market-limit-alerts"
+    market_dead_letters: str = "market-dead-letters"
     partitions: Positive = 4
     replication: Positive = 1
 
@@ -160,12 +170,17 @@ class FlinkSettings(_Section):
 
 
 class SchemaSettings(_Section):
-    """Which registry resolves schema ids: a folder (the default) or a Confluent-compatible URL."""
+    """Which registry resolves schema ids: a folder (the default) or a Confluent-compatible URL.
+
+    `token_key` is the secret that personal fields are tokenised with, 16 bytes or more; every job
+    and producer that joins on tokens needs the same one.
+    """
 
     registry: str = "file:schemas/registry"
     username: str | None = None
     password: SecretStr | None = None
     ca_file: Path | None = None
+    token_key: SecretStr | None = None
 
 
 class ModelSettings(_Section):
@@ -187,6 +202,26 @@ class FraudSettings(_Section):
     max_future_ms: Positive = 24 * 3_600_000
     rules_file: Path = Path("jobs/fraud/rules.yaml")
     metrics_port: Port = 0
+
+
+class MarketRiskSettings(_Section):
+    """Bars, marks, VaR and limits of the market risk job.
+
+    Risk is recomputed when a position changed or a price moved by `material_move` since the last time.
+    """
+
+    base_currency: str = "USD"
+    bar_intervals_ms: tuple[Positive, ...] = (1_000, 60_000, 300_000)
+    retained_bars: Annotated[int, Field(ge=60)] = 64
+    mark_at: Literal["mid", "last"] = "mid"
+    stale_ms: Positive = 5_000
+    jump_sigmas: Annotated[float, Field(gt=0)] = 8.0
+    spike_multiple: Annotated[float, Field(gt=1)] = 20.0
+    levels: tuple[Annotated[float, Field(gt=0.5, lt=1)], ...] = (0.95, 0.975, 0.99)
+    history: Annotated[int, Field(ge=20)] = 500
+    material_move: Annotated[float, Field(ge=0)] = 0.0001
+    equity_minor: Positive = 100_000_000_00
+    retained_fill_ids: Positive = 1_000_000
 
 
 class LocalSettings(_Section):
@@ -224,6 +259,7 @@ class Settings(_Section):
     schemas: SchemaSettings = SchemaSettings()
     models: ModelSettings = ModelSettings()
     fraud: FraudSettings = FraudSettings()
+    market_risk: MarketRiskSettings = MarketRiskSettings()
     local: LocalSettings = LocalSettings()
 
     def masked_json(self) -> str:

@@ -33,14 +33,17 @@ __all__ = [
     "FileRegistry",
     "IncompatibleSchemaError",
     "RegisteredSchema",
+    "RegistrySettings",
     "SchemaRegistry",
     "UnknownSchemaError",
     "normalised",
+    "open_registry",
     "stable_schema_id",
     "value_subject",
 ]
 
 _ID_MASK: Final = 2**31 - 1
+_ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 class UnknownSchemaError(RecordError):
@@ -99,6 +102,50 @@ class SchemaRegistry(Protocol):
 
     def check(self, subject: str, schema: str, mode: Mode) -> list[Problem]:
         """Return what registering `schema` would break; empty when nothing."""
+
+
+class RegistrySettings(Protocol):
+    """The settings of a registry; `connectors.settings.SchemaSettings` has them."""
+
+    @property
+    def registry(self) -> str:
+        """``file:FOLDER``, or the URL of a server."""
+
+    @property
+    def username(self) -> str | None:
+        """User for basic authentication."""
+
+    @property
+    def password(self) -> SecretText | None:
+        """Password of that user."""
+
+    @property
+    def ca_file(self) -> Path | None:
+        """Certificates to trust instead of the system's."""
+
+
+class SecretText(Protocol):
+    """A secret that shows itself only when asked, as pydantic's does."""
+
+    def get_secret_value(self) -> str:
+        """Return the secret."""
+
+
+def open_registry(settings: RegistrySettings, limits: Limits | None = None) -> SchemaRegistry:
+    """Return the registry that the settings name.
+
+    A relative folder starts at the repository's root, wherever the command was called from.
+
+    Raises:
+        ConfigurationError: neither ``file:FOLDER`` nor an http or https address.
+    """
+    address = settings.registry
+    if address.startswith("file:"):
+        return FileRegistry(_ROOT / address.removeprefix("file:"), limits=limits)
+    from schemas.http_registry import HttpRegistry  # noqa: PLC0415 - it builds on this module
+
+    password = None if settings.password is None else settings.password.get_secret_value()
+    return HttpRegistry(address, settings.username, password, settings.ca_file, limits=limits)
 
 
 def value_subject(topic: str) -> str:
