@@ -29,7 +29,9 @@ CREATE TABLE IF NOT EXISTS scored_transactions_raw
     published_at DateTime64(3, 'UTC') DEFAULT fromUnixTimestamp64Milli(published_at_ms, 'UTC'),
     ingested_at DateTime64(3, 'UTC') DEFAULT fromUnixTimestamp64Milli(ingested_at_ms, 'UTC'),
     decided_at DateTime64(3, 'UTC') DEFAULT fromUnixTimestamp64Milli(decided_at_ms, 'UTC'),
-    inserted_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+    inserted_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC'),
+    -- What looks at the last seconds skips all older parts.
+    INDEX by_insertion inserted_at TYPE minmax GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(decided_at_ms)
 PARTITION BY toYYYYMM(event_time)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ConfigurationError
 
-__all__ = ["Clock", "Pace", "SystemClock"]
+__all__ = ["Clock", "Pace", "Pacing", "SystemClock"]
 
 
 class Clock(Protocol):
@@ -34,6 +34,21 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """Wait."""
         time.sleep(seconds)
+
+
+class Pacing(Protocol):
+    """Says when events are due; `Pace` is the usual one."""
+
+    @property
+    def flat_out(self) -> bool:
+        """Whether nothing ever waits."""
+        ...
+
+    def due_seconds(
+        self, done: int, event_time_ms: NDArray[np.int64], first_event_time_ms: int
+    ) -> NDArray[np.float64]:
+        """Return when each event of a batch is due, in seconds after the start, never decreasing."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from connectors.producers.labels import LabelPolicy, PendingLabels
-from connectors.producers.pace import Clock, Pace
+from connectors.producers.pace import Clock, Pacing
 from connectors.producers.publisher import Publisher
 from connectors.producers.source import TransactionBatch, TransactionSource
 from schemas.columns import Columns, StringColumn
@@ -60,7 +60,7 @@ class ReplaySummary:
 def replay(
     source: TransactionSource,
     publisher: Publisher,
-    pace: Pace,
+    pace: Pacing,
     labels: LabelPolicy,
     clock: Clock,
     progress: Callable[[int], None],

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
-from typing import Final
 
-import schemas
 from connectors.producers.replay import Route
 from connectors.settings import Settings
+from schemas.contract import contract
 from schemas.encoder import ColumnarEncoder
 from schemas.http_registry import open_registry
 from schemas.registry import (
@@ -20,8 +18,6 @@ from schemas.registry import (
 )
 
 __all__ = ["label_route", "transaction_route"]
-
-_CONTRACTS: Final = Path(schemas.__file__).parent / "contracts"
 
 
 def transaction_route(settings: Settings) -> Route:
@@ -39,8 +35,8 @@ def label_route(settings: Settings) -> Route:
     return _route(settings, settings.kafka.topics.name("labels"), "label")
 
 
-def _route(settings: Settings, topic: str, contract: str) -> Route:
-    text = (_CONTRACTS / f"{contract}.avsc").read_text(encoding="utf-8")
+def _route(settings: Settings, topic: str, name: str) -> Route:
+    text = contract(name)
     schema_id = _schema_id(open_registry(settings.schemas), topic, text)
     return Route(topic, ColumnarEncoder(text, schema_id))
 

@@ -131,8 +131,9 @@ def amounts_to_minor(amounts: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
     if pa.types.is_integer(amounts.type):
         return np.asarray(pc.multiply(amounts, 100)).astype(np.int64)
     if pa.types.is_floating(amounts.type):
-        scaled = np.rint(np.asarray(amounts, np.float64) * 100.0)
-        return scaled.astype(np.int64)
+        majors: NDArray[np.float64] = np.asarray(amounts, np.float64)
+        nearest: NDArray[np.int64] = np.rint(majors * 100.0).astype(np.int64)
+        return nearest
     try:
         exact = pc.cast(amounts, pa.decimal128(30, 10))
         hundredths = pc.round(
