@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
-
-from kafka import IsolationLevel, TopicPartition
-from kafka.admin import KafkaAdminClient, OffsetSpec
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from typing import TYPE_CHECKING, Final
 
 from connectors.settings import KafkaSettings
 from schemas.errors import ConfigurationError, RetryableError
+
+if TYPE_CHECKING:
+    from kafka import TopicPartition
+    from kafka.admin import KafkaAdminClient
 
 __all__ = [
     "KafkaUnavailableError",
@@ -168,6 +168,8 @@ def ensure_topics(
     Raises:
         KafkaUnavailableError: when Kafka does not answer or refuses.
     """
+    from kafka.errors import TopicAlreadyExistsError
+
     wanted = sorted(set(topics))
     created = []
     with _admin(settings, f"creating topics {', '.join(wanted)}") as admin:
@@ -212,7 +214,7 @@ def end_offsets(
     Raises:
         KafkaUnavailableError: when Kafka does not answer.
     """
-    return _offsets(settings, topic, OffsetSpec.LATEST, read_committed=read_committed)
+    return _offsets(settings, topic, latest=True, read_committed=read_committed)
 
 
 def start_offsets(settings: KafkaSettings, topic: str) -> dict[int, int]:
@@ -221,7 +223,7 @@ def start_offsets(settings: KafkaSettings, topic: str) -> dict[int, int]:
     Raises:
         KafkaUnavailableError: when Kafka does not answer.
     """
-    return _offsets(settings, topic, OffsetSpec.EARLIEST, read_committed=False)
+    return _offsets(settings, topic, latest=False, read_committed=False)
 
 
 def committed(settings: KafkaSettings, group: str, topic: str) -> dict[int, int]:
@@ -243,8 +245,12 @@ def committed(settings: KafkaSettings, group: str, topic: str) -> dict[int, int]
 
 
 def _offsets(
-    settings: KafkaSettings, topic: str, spec: OffsetSpec, *, read_committed: bool
+    settings: KafkaSettings, topic: str, *, latest: bool, read_committed: bool
 ) -> dict[int, int]:
+    from kafka import IsolationLevel
+    from kafka.admin import OffsetSpec
+
+    spec = OffsetSpec.LATEST if latest else OffsetSpec.EARLIEST
     level = IsolationLevel.READ_COMMITTED if read_committed else IsolationLevel.READ_UNCOMMITTED
     with _admin(settings, f"reading the offsets of topic {topic!r}") as admin:
         asked = dict.fromkeys(_partitions(admin, topic), spec)
@@ -253,6 +259,8 @@ def _offsets(
 
 
 def _partitions(admin: KafkaAdminClient, topic: str) -> list[TopicPartition]:
+    from kafka import TopicPartition
+
     if topic not in admin.list_topics():
         return []
     (description,) = admin.describe_topics([topic])
@@ -264,6 +272,10 @@ def _partitions(admin: KafkaAdminClient, topic: str) -> list[TopicPartition]:
 def _admin(settings: KafkaSettings, doing: str) -> Iterator[KafkaAdminClient]:
     # kafka-python and not librdkafka: the latter's admin client crashed the process (SIGSEGV,
     # confluent-kafka 2.16.1) when a group's coordinator was still loading, just after `up`.
+    # Imported here because it takes half a second, which most users of this module can save.
+    from kafka.admin import KafkaAdminClient
+    from kafka.errors import KafkaError
+
     try:
         admin = KafkaAdminClient(
             **kafka_python_config(settings),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM files: the authority that clients trust, and the server's certificate and key (PKCS#8)."""
+    """PEM files: the authority that clients trust, the server's certificate, its PKCS#8 key."""
 
     authority: Path
     certificate: Path

@@ -31,9 +31,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture
 def client(port: int) -> Iterator[Client]:
     connected = clickhouse_connect.get_client(host="127.0.0.1", port=port)
-    connected.command(
-        "CREATE OR REPLACE TABLE t (id UInt64, s String) ENGINE MergeTree ORDER BY id"
-    )
+    columns = "(id UInt64, s String)"
+    connected.command(f"CREATE OR REPLACE TABLE t {columns} ENGINE MergeTree ORDER BY id")
     yield connected
     connected.close()
 
