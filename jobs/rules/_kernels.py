@@ -81,44 +81,59 @@ _LENGTHS = types.Array(types.int32, 1, "A", readonly=True)
 _OUT = types.Array(types.float64, 1, "A")
 
 
-@njit(types.float64(types.int32, types.float64, types.float64), cache=True, nogil=True)
-def _binary(operation: int, x: float, y: float) -> float:
-    # The operators that can be certain about an unknown operand come first.
-    if operation == AND:
-        if x == 0.0 or y == 0.0:
-            return 0.0
-        return x * y
-    if operation == OR:
-        if x == 1.0 or y == 1.0:
-            return 1.0
-        return x + y
-    if operation == COALESCE:
-        return y if np.isnan(x) else x
-    if np.isnan(x) or np.isnan(y):
-        return np.nan
+@njit(
+    types.void(types.int32, types.Array(types.float64, 1, "C"), types.Array(types.float64, 1, "C")),
+    cache=True,
+    nogil=True,
+)
+def _binary(operation: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+    # One loop per operation, without a branch inside: the compiler turns each into vector code.
+    n = len(x)
     if operation == ADD:
-        return x + y
-    if operation == SUBTRACT:
-        return x - y
-    if operation == MULTIPLY:
-        return x * y
-    if operation == DIVIDE:
-        return np.nan if y == 0.0 else x / y
-    if operation == MINIMUM:
-        return min(x, y)
-    if operation == MAXIMUM:
-        return max(x, y)
-    if operation == LESS:
-        return 1.0 if x < y else 0.0
-    if operation == LESS_EQUAL:
-        return 1.0 if x <= y else 0.0
-    if operation == GREATER:
-        return 1.0 if x > y else 0.0
-    if operation == GREATER_EQUAL:
-        return 1.0 if x >= y else 0.0
-    if operation == EQUAL:
-        return 1.0 if x == y else 0.0
-    return 1.0 if x != y else 0.0
+        for i in range(n):
+            x[i] = x[i] + y[i]
+    elif operation == SUBTRACT:
+        for i in range(n):
+            x[i] = x[i] - y[i]
+    elif operation == MULTIPLY:
+        for i in range(n):
+            x[i] = x[i] * y[i]
+    elif operation == DIVIDE:
+        for i in range(n):
+            x[i] = x[i] / (y[i] if y[i] != 0.0 else np.nan)
+    elif operation == MINIMUM:
+        for i in range(n):
+            x[i] = (x[i] if x[i] < y[i] else y[i]) if x[i] == x[i] else x[i]
+    elif operation == MAXIMUM:
+        for i in range(n):
+            x[i] = (x[i] if x[i] > y[i] else y[i]) if x[i] == x[i] else x[i]
+    elif operation == COALESCE:
+        for i in range(n):
+            x[i] = x[i] if x[i] == x[i] else y[i]
+    elif operation == AND:
+        for i in range(n):
+            x[i] = 0.0 if x[i] == 0.0 or y[i] == 0.0 else x[i] * y[i]
+    elif operation == OR:
+        for i in range(n):
+            x[i] = 1.0 if x[i] == 1.0 or y[i] == 1.0 else x[i] + y[i]
+    elif operation == LESS:
+        for i in range(n):
+            x[i] = (1.0 if x[i] < y[i] else 0.0) if x[i] == x[i] and y[i] == y[i] else np.nan
+    elif operation == LESS_EQUAL:
+        for i in range(n):
+            x[i] = (1.0 if x[i] <= y[i] else 0.0) if x[i] == x[i] and y[i] == y[i] else np.nan
+    elif operation == GREATER:
+        for i in range(n):
+            x[i] = (1.0 if x[i] > y[i] else 0.0) if x[i] == x[i] and y[i] == y[i] else np.nan
+    elif operation == GREATER_EQUAL:
+        for i in range(n):
+            x[i] = (1.0 if x[i] >= y[i] else 0.0) if x[i] == x[i] and y[i] == y[i] else np.nan
+    elif operation == EQUAL:
+        for i in range(n):
+            x[i] = (1.0 if x[i] == y[i] else 0.0) if x[i] == x[i] and y[i] == y[i] else np.nan
+    else:
+        for i in range(n):
+            x[i] = (1.0 if x[i] != y[i] else 0.0) if x[i] == x[i] and y[i] == y[i] else np.nan
 
 
 @njit(types.void(_CODE, _NUMBERS, _MATRIX, _MATRIX, _FIRED), cache=True, nogil=True)
@@ -181,8 +196,7 @@ def run_program(
                     stack[top, i] = found
         else:
             top -= 1
-            for i in range(n):
-                stack[top, i] = _binary(operation, stack[top, i], stack[top + 1, i])
+            _binary(operation, stack[top], stack[top + 1])
 
 
 @njit(types.void(_BYTES, _STARTS, _LENGTHS, _BYTES, _BOUNDS, _OUT), cache=True, nogil=True)
