@@ -8,11 +8,11 @@ from connectors.producers.replay import Route
 from connectors.settings import Settings
 from schemas.contract import contract
 from schemas.encoder import ColumnarEncoder
-from schemas.http_registry import open_registry
 from schemas.registry import (
     FileRegistry,
     SchemaRegistry,
     UnknownSchemaError,
+    open_registry,
     stable_schema_id,
     value_subject,
 )

@@ -11,8 +11,8 @@ from connectors.readers import TopicReader
 from jobs.cli._lines import DECISION_COLOURS, alert_line
 from jobs.cli.context import settings_of
 from schemas.avro import RecordDecoder
-from schemas.http_registry import open_registry
 from schemas.reasons import AvroRecordError
+from schemas.registry import open_registry
 
 __all__ = ["alerts"]
 

@@ -20,8 +20,8 @@ from jobs.cli._lines import time_text
 from jobs.cli.context import settings_of
 from jobs.cli.progress import progress_bar
 from schemas.avro import RecordDecoder
-from schemas.http_registry import open_registry
 from schemas.reasons import AvroRecordError
+from schemas.registry import open_registry
 from schemas.sensitivity import mask_record, sensitive_fields
 
 __all__ = ["dead_letters"]

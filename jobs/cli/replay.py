@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from connectors.kafka import librdkafka_config
+from connectors.kafka import ensure_topics, librdkafka_config
 from connectors.local.stack import resolved_settings
 from connectors.producers.labels import DAY_MS, LabelPolicy
 from connectors.producers.pace import Pace, SystemClock
@@ -68,6 +68,8 @@ def replay(
         raise click.UsageError(msg)
     settings = resolved_settings(settings_of(ctx))
     source = FileSource(file, limit=limit, currency=currency)
+    transactions, label_topic = transaction_route(settings), label_route(settings)
+    ensure_topics(settings.kafka, [transactions.topic, label_topic.topic])
     with progress_bar(f"publishing {file.name}", source.total) as advance:
         summary = run_replay(
             source,
@@ -76,8 +78,8 @@ def replay(
             LabelPolicy(labels, round(label_delay_days * DAY_MS), flush=flush_labels),
             SystemClock(),
             advance,
-            transactions=transaction_route(settings),
-            label_route=label_route(settings),
+            transactions=transactions,
+            label_route=label_topic,
         )
     if as_json:
         click.echo(json.dumps(summary.as_dict()))

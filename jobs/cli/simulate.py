@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from connectors.kafka import librdkafka_config
+from connectors.kafka import ensure_topics, librdkafka_config
 from connectors.local.stack import resolved_settings
 from connectors.producers.files import write_transactions
 from connectors.producers.labels import DAY_MS, LabelPolicy
@@ -101,6 +101,8 @@ def simulate(
         "simulator",
         flush_labels,
     )
+    transactions, label_topic = transaction_route(settings), label_route(settings)
+    ensure_topics(settings.kafka, [transactions.topic, label_topic.topic])
     with progress_bar("simulating", simulation.total) as advance:
         summary = run_replay(
             simulation,
@@ -109,8 +111,8 @@ def simulate(
             policy,
             SystemClock(),
             advance,
-            transactions=transaction_route(settings),
-            label_route=label_route(settings),
+            transactions=transactions,
+            label_route=label_topic,
         )
     if as_json:
         click.echo(json.dumps(summary.as_dict()))

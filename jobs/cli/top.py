@@ -22,8 +22,8 @@ from connectors.readers import Record, TopicReader
 from connectors.settings import Settings
 from jobs.cli.context import settings_of
 from schemas.avro import RecordDecoder
-from schemas.http_registry import open_registry
 from schemas.reasons import AvroRecordError
+from schemas.registry import open_registry
 
 __all__ = ["top"]
 
