@@ -47,7 +47,7 @@ class Pacing(Protocol):
     def due_seconds(
         self, done: int, event_time_ms: NDArray[np.int64], first_event_time_ms: int
     ) -> NDArray[np.float64]:
-            msg = "setting the pace: give events per second or a speed, not both"
+        """Return when each event is due, in seconds after the start, never decreasing."""
         ...
 
 
