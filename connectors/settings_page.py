@@ -94,6 +94,8 @@ def _type_text(annotation: Any) -> str:
     if origin in (Union, UnionType):
         inner = [item for item in get_args(annotation) if item is not type(None)]
         return " or ".join(_type_text(item) for item in inner)
+    if origin is tuple:
+        return f"list of {_type_text(get_args(annotation)[0])}s"
     if annotation is SecretStr:
         return "secret text"
     names = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
