@@ -280,12 +280,13 @@ def route(
     shards: int,
     attachments: Bytes,
     width: int,
-) -> tuple[Bytes, int]:
+    out: Bytes,
+) -> tuple[int, int]:
     """Write one packet of route 0 per shard that has a kept frame, frames in order.
 
     `attachments` are the bytes of a float64 matrix of `width` columns; a width of -1 keeps those of
-    the frames. Control frames always keep theirs. Returns the packets and the first row whose shard
-    is out of range, or -1.
+    the frames. Control frames always keep theirs. `out` has room for everything. Returns how
+    many of its bytes were written, and the first row whose shard is out of range, or -1.
     """
     count = len(keep)
     fresh = 8 * width
@@ -295,16 +296,11 @@ def route(
             continue
         s = shard[i]
         if s < 0 or s >= shards:
-            return np.empty(0, np.uint8), i
+            return 0, i
         size = np.int64(narrow[FRAME_LENGTH, i])
         if width >= 0 and narrow[FLAGS, i] & 4 == 0:
             size += fresh - narrow[ATTACHMENT_LENGTH, i]
         sizes[s] += size
-    total = 0
-    for s in range(shards):
-        if sizes[s] > 0:
-            total += PACKET_HEADER_BYTES + sizes[s]
-    out = np.empty(total, np.uint8)
     cursor = np.empty(shards, np.int64)
     at = 0
     for s in range(shards):
@@ -331,4 +327,4 @@ def route(
         else:
             _copy(out, target, data, source, length)
             cursor[shard[i]] = target + length
-    return out, -1
+    return at, -1

@@ -13,6 +13,7 @@ bytes that arrived.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,6 +62,11 @@ _FRAME: Final = struct.Struct("<IBBHiIqqqIIII")
 _PACKET: Final = struct.Struct("<BBHII")
 _TO_STAGE, _TO_KAFKA, _TO_ROWS = 0, 1, 2
 _MAX_U16: Final = 0xFFFF
+
+_SCRATCH_BYTES: Final = 512 * 1024
+_MAX_SCRATCH_BYTES: Final = 8 * 1024 * 1024
+"""What a thread keeps: many times a usual batch; one oversized record does not stay for good."""
+_thread: Final = threading.local()
 _PROBLEMS: Final = {
     1: "fewer than 56 bytes are left, expected a whole frame",
     2: "its length is out of range, expected 56 to the bytes left",
@@ -243,7 +249,9 @@ class FrameBatch:
         """Write packets of route 0; `route_frames` checks and completes the arguments."""
         width = -1 if attachments is None else attachments.shape[1]
         flat = _NONE8 if attachments is None else _readonly(attachments.reshape(-1).view(np.uint8))
-        packets, bad = kernels.route(
+        room = len(self.data) + len(flat) + _PACKET.size * shard_count
+        out = _scratch(room)
+        written, bad = kernels.route(
             self.data,
             self._wide,
             self._narrow,
@@ -252,6 +260,7 @@ class FrameBatch:
             shard_count,
             flat,
             width,
+            out,
         )
         if bad >= 0:
             msg = (
@@ -259,7 +268,7 @@ class FrameBatch:
                 f"expected 0 to {shard_count - 1}"
             )
             raise FrameError(msg)
-        return bytes(packets)
+        return out[:written].tobytes()
 
 
 def topic_index(batch: FrameBatch, topics: Sequence[bytes]) -> NDArray[np.int16]:
@@ -467,6 +476,19 @@ def _topic_table(topics: tuple[bytes, ...]) -> tuple[NDArray[np.uint8], NDArray[
     bounds = np.cumsum([0, *map(len, topics)], dtype=np.int64)
     bounds.flags.writeable = False
     return names, bounds
+
+
+def _scratch(size: int) -> NDArray[np.uint8]:
+    """Return at least `size` writable bytes, the same again for the next call of this thread.
+
+    A fresh megabyte costs 250 page faults, many times what is written into it: 1.8 ms against 0.1.
+    """
+    held: NDArray[np.uint8] | None = getattr(_thread, "scratch", None)
+    if held is None or len(held) < size:
+        held = np.empty(max(size, _SCRATCH_BYTES), np.uint8)
+        if size <= _MAX_SCRATCH_BYTES:
+            _thread.scratch = held
+    return held
 
 
 def _pack_headers(headers: Headers) -> bytes:
