@@ -187,7 +187,7 @@ class ModelSettings(_Section):
     """Where models are kept (a folder or any fsspec URL) and what a candidate may cost."""
 
     registry: str = "file:.riskstream/models"
-    latency_budget_us: Positive = 2_000
+    latency_budget_us: Positive = 50_000
     mlflow_uri: str | None = None
 
 

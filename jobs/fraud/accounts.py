@@ -15,8 +15,8 @@ from connectors.tables import CONTROL_TABLE, LABELS_TABLE, SCORED_VIEW
 from jobs.audit import Audit, Coordinate, Ledger, reconcile
 from schemas.avro import RecordDecoder
 from schemas.contract import contract
-from schemas.http_registry import open_registry
 from schemas.reasons import Limits
+from schemas.registry import open_registry
 
 __all__ = ["audit_fraud"]
 

@@ -1,7 +1,7 @@
 """The fraud job, whole: read it like the diagram in docs/architecture.md.
 
-    transactions, labels, control -> customer stage -> decision stage -> alerts and dead letters (Kafka)
-                                                               |-> scored transactions (ClickHouse)
+transactions, labels, control -> customer stage -> decision stage -> alerts and dead letters (Kafka)
+|-> scored transactions (ClickHouse)
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from connectors.profiles import warm as warm_profiles
 from connectors.settings import Settings
 from jobs.dead_letters import DeadLetterWriter
 from jobs.fraud.features import FRAUD_FEATURES
-from jobs.fraud.rule_columns import rule_catalogue
 from jobs.fraud.intake import IntakeLimits, TransactionIntake
+from jobs.fraud.rule_columns import rule_catalogue
 from jobs.rules.ruleset import RuleSet
 from jobs.stage import Metrics
 from jobs.windows.spec import FeatureSet
@@ -27,11 +27,10 @@ from models.registry import Registry
 from models.routing import warm as warm_routing
 from models.scorer import ModelCache
 from schemas.avro import RecordDecoder, RecordEncoder
+from schemas.contract import contract
 from schemas.decoder import ColumnarDecoder
 from schemas.reasons import Limits
-from schemas.contract import contract
-from schemas.http_registry import open_registry
-from schemas.registry import SchemaRegistry, value_subject
+from schemas.registry import SchemaRegistry, open_registry, value_subject
 
 __all__ = ["StageParts", "now_ms"]
 

@@ -124,7 +124,7 @@ class DecisionShard:
         """Return the builder of alerts under the rules in force."""
         known = self._builders.get(thresholds)
         if known is None:
-            texts = {entry["name"]: entry["text"] for entry in self._features.explain()}
+            texts = {entry["name"]: _subject(entry) for entry in self._features.explain()}
             known = self._builders[thresholds] = AlertBuilder(
                 self.rules, thresholds, self._features.names, self._features.version, texts
             )
@@ -182,6 +182,14 @@ class DecisionShard:
             if explainer is not None:
                 shares[mine] = explainer.contributions(features[mine])
         return shares
+
+
+def _subject(entry: dict[str, str]) -> str:
+    """Return a feature in words, as the subject of a sentence an analyst reads."""
+    meaning = entry["meaning"].split(";")[0].split(", over ")[0]
+    if entry["entity"] == "event":
+        return f"the payment's {entry['name'].replace('_', ' ')}"
+    return f"the {entry['entity']}'s {meaning} in {entry['window']}"
 
 
 def _number(control: ControlRecord, name: str) -> float:
