@@ -1,4 +1,4 @@
-"""Limits on instruments, accounts, desks and the firm: when they warn, breach, clear, are acknowledged.
+"""Limits on instruments, accounts, desks and firms: when they warn, breach and clear.
 
 A limit is *within* below its warning level, *near* from it, *breached* from its breach level. It
 comes back only when the measure falls `hysteresis` (a fraction of the level) below the level it had
@@ -9,6 +9,7 @@ the sequence of measures, so a replay raises the same transitions with the same 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Final, Literal, get_args
@@ -106,7 +107,7 @@ class _Held:
 
 
 class LimitBook:
-    """All limits of a shard; a few thousand at most, checked once a batch.
+    """All limits of one firm; a few thousand at most, checked once an evaluation.
 
     Measures come as a mapping from (scope, measure) to values by scope id, so that only limits
     whose measure was computed are looked at.
@@ -136,19 +137,19 @@ class LimitBook:
 
     def check(
         self,
-        measures: dict[tuple[Scope, Measure], dict[str, float]],
+        measure: Callable[[Limit], float | None],
         event_time_ms: int,
     ) -> list[Transition]:
         """Compare every limit with its measure and return what changed, in order of limit id.
 
-        A measure that is NaN (a position without a price, say) changes nothing: an unknown risk
-        neither clears a breach nor makes one.
+        A measure that is None (nothing is held) or NaN (a position has no price, say) changes
+        nothing: an unknown risk neither clears a breach nor makes one.
         """
         changed = []
         for limit_id in sorted(self._limits):
             held = self._limits[limit_id]
             limit = held.limit
-            value = measures.get((limit.scope, limit.measure), {}).get(limit.scope_id)
+            value = measure(limit)
             if value is None or np.isnan(value):
                 continue
             value = max(value, 0.0) if limit.measure == "loss" else abs(value)

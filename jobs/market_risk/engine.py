@@ -1,0 +1,460 @@
+"""Positions, P&L, exposure, VaR, stress and limits of the firms of one shard, in memory.
+
+Fills and marks change the state at once; `evaluate` then measures risk once for a whole batch, on
+the newest state: a trader wants the risk of now, and a price that came and went within a batch
+moved no risk that anyone could have acted on. Everything is a pure function of the calls made, in
+their order; there is no clock.
+
+Money of positions is exact integers in the instrument's currency; totals are in the base currency
+at `BASE_SCALE` decimal places, each position converted and rounded once at the newest FX rate. VaR,
+shortfall, stress and margin are float64 in base units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.market_risk.exposure import BASE_SCALE, RATE_SCALE, to_base
+from jobs.market_risk.grouping import Grouping, GroupName, group_positions
+from jobs.market_risk.limits import Limit, LimitBook, Measure, Transition
+from jobs.market_risk.market import NO_PRICE
+from jobs.market_risk.measures import (
+    GroupMeasures,
+    Market,
+    PositionMoney,
+    ShockTails,
+    measure_groups,
+)
+from jobs.market_risk.names import Names
+from jobs.market_risk.positions import AppliedFills, PositionBook
+from jobs.market_risk.reference import FxTable, Instrument
+from jobs.market_risk.revaluation import option_pnl
+from jobs.market_risk.stress import Scenario, ScenarioSet
+from schemas.columns import StringColumn
+
+__all__ = ["EngineConfig", "Evaluation", "FillColumns", "MarkColumns", "RiskEngine"]
+
+_UNKNOWN_SCALE: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of the engine; `equity` is each firm's, in base units, for leverage."""
+
+    base_currency: str = "USD"
+    mark_at: str = "mid"
+    levels: tuple[float, ...] = (0.95, 0.975, 0.99)
+    history: int = 500
+    material_move: float = 0.0001
+    equity: float = 100_000_000.0
+    retained_fill_ids: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FillColumns:
+    """Fills as columns, in order of arrival; quantities signed, numbers scaled."""
+
+    fill_id: StringColumn
+    firm_id: StringColumn
+    desk_id: StringColumn
+    account_id: StringColumn
+    instrument_id: StringColumn
+    event_time_ms: NDArray[np.int64]
+    quantity: NDArray[np.int64]
+    quantity_scale: NDArray[np.int64]
+    price: NDArray[np.int64]
+    price_scale: NDArray[np.int64]
+    fee: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.event_time_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkColumns:
+    """The newest market of some instruments; `NO_PRICE` and -1 where nothing is known."""
+
+    instrument_id: StringColumn
+    price_scale: NDArray[np.int64]
+    last: NDArray[np.int64]
+    last_ms: NDArray[np.int64]
+    twice_mid: NDArray[np.int64]
+    quote_ms: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one evaluation found, as columns of p positions and measures of g groups.
+
+    A position whose mark or FX rate is missing counts with value 0 in its groups, whose `unpriced`
+    says how many there are. P&L of `positions` is by average cost, that by FIFO beside it; prices
+    are in the instrument's currency, NaN unknown.
+    """
+
+    event_time_ms: int
+    sequence: int
+    firm: NDArray[np.int32]
+    desk: NDArray[np.int32]
+    account: NDArray[np.int32]
+    positions: PositionMoney
+    average_price: NDArray[np.float64]
+    mark: NDArray[np.float64]
+    mark_ms: NDArray[np.int64]
+    fifo_realised: NDArray[np.int64]
+    fifo_unrealised: NDArray[np.int64]
+    component_var: NDArray[np.float64]
+    groups: GroupMeasures
+    grouping: Grouping
+    stress_ids: tuple[str, ...]
+    transitions: tuple[tuple[str, Transition], ...]
+    """(firm, transition) of each limit that changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    terms: list[Instrument]
+    rates: NDArray[np.int64]
+    multiplier: NDArray[np.int64]
+    margin_rate: NDArray[np.float64]
+
+
+class RiskEngine:
+    """The risk of all firms of a shard."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.instruments, self.accounts, self.desks, self.firms = (Names() for _ in range(4))
+        self.terms: dict[str, Instrument] = {}
+        self.fx = FxTable(config.base_currency)
+        self.limits: dict[str, LimitBook] = {}
+        self.scenarios = ScenarioSet(config.history)
+        self.book = PositionBook(config.retained_fill_ids)
+        self.keys: dict[tuple[int, int, int, int], int] = {}
+        self.scales = np.empty((0, 2), np.int64)  # price, quantity
+        self.marks = np.empty((0, 4), np.int64)  # last, its time, twice mid, its time
+        self.event_time_ms = -1
+        self.sequence = 0
+        self.measured = np.empty(0)  # the marks of the last evaluation
+        self.dirty = False
+        self._terms_cache: _Described | None = None
+        self._shocks_cache: tuple[NDArray[np.float64], int, ShockTails] | None = None
+        self._groups_cache: tuple[NDArray[np.int32], Grouping] | None = None
+
+    def put_instrument(self, terms: Instrument) -> None:
+        """Learn the terms of an instrument; a multiplier counts for fills that come after."""
+        self.terms[terms.instrument_id] = terms
+        self.forget_caches()
+
+    def put_scenario(self, scenario: Scenario) -> None:
+        """Add or replace a scenario."""
+        self.scenarios.put(scenario)
+        self.forget_caches()
+
+    def put_rate(self, currency: str, base: str, rate: int, event_time_ms: int) -> bool:
+        """Set an FX rate; return False for one older than what is held.
+
+        Raises:
+            ReferenceError: if the base differs or the rate is not positive.
+        """
+        taken = self.fx.put(currency, base, rate, event_time_ms)
+        if taken:
+            self.forget_caches()
+        return taken
+
+    def put_limit(self, firm: str, limit: Limit) -> bool:
+        """Add or replace a limit; return False for a record no newer than what is held."""
+        taken = self.limits.setdefault(firm, LimitBook()).put(limit)
+        self.dirty |= taken
+        return taken
+
+    def add_fills(self, fills: FillColumns) -> tuple[AppliedFills, NDArray[np.bool_]]:
+        """Add fills in order and return what became of them, and which have a foreign scale.
+
+        A fill whose price or quantity scale differs from the first one seen for its instrument is
+        not applied: its integers mean something else.
+        """
+        instrument = self.instruments.codes(fills.instrument_id)
+        self._grow()
+        scales = np.stack([fills.price_scale, fills.quantity_scale], axis=1)
+        foreign = self._foreign(instrument, scales)
+        keys = np.stack(
+            [
+                self.firms.codes(fills.firm_id),
+                self.desks.codes(fills.desk_id),
+                self.accounts.codes(fills.account_id),
+                instrument,
+            ],
+            axis=1,
+        )[~foreign]
+        distinct, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        positions = np.empty(len(distinct), np.int32)
+        for place in np.argsort(first).tolist():
+            key = tuple(distinct[place].tolist())
+            positions[place] = self.keys.setdefault(key, len(self.keys))
+        multiplier = self._described().multiplier
+        applied = self.book.apply(
+            positions[inverse.ravel()],
+            fills.quantity[~foreign],
+            fills.price[~foreign],
+            multiplier[keys[:, 3]],
+            fills.fee[~foreign],
+            _take(fills.fill_id, ~foreign),
+        )
+        if len(applied.changed):
+            self.dirty = True
+        self._advance(fills.event_time_ms[~foreign])
+        fresh, rejected = np.zeros(len(fills), np.bool_), np.zeros(len(fills), np.bool_)
+        fresh[~foreign], rejected[~foreign] = applied.fresh, applied.rejected
+        return AppliedFills(fresh, rejected, applied.changed), foreign
+
+    def put_marks(self, marks: MarkColumns) -> None:
+        """Take the newest market of instruments; of repeated ones the last row counts."""
+        instrument = self.instruments.codes(marks.instrument_id)
+        self._grow()
+        known = ~self._foreign(
+            instrument,
+            np.stack([marks.price_scale, np.full(len(instrument), _UNKNOWN_SCALE)], axis=1),
+        )
+        rows = instrument[known]
+        self.marks[rows] = np.stack(
+            [marks.last, marks.last_ms, marks.twice_mid, marks.quote_ms], axis=1
+        )[known]
+        self._advance(marks.last_ms[known])
+        self._advance(marks.quote_ms[known])
+
+    def is_material(self) -> bool:
+        """Return whether anything moved enough since the last evaluation to measure again."""
+        if self.dirty:
+            return True
+        price, _ = self._prices()
+        before = np.full(len(price), np.nan)
+        before[: len(self.measured)] = self.measured
+        known = np.isfinite(price)
+        if np.any(known & ~np.isfinite(before)):
+            return True
+        moved = np.abs(price[known] - before[known])
+        return bool(np.any(moved > self.config.material_move * np.abs(before[known])))
+
+    def evaluate(self) -> Evaluation | None:
+        """Measure everything on the newest state; None while there is no position."""
+        price, mark_ms = self._prices()
+        self.measured, self.dirty = price, False
+        if len(self.book) == 0:
+            return None
+        described = self._described()
+        keys, grouping = self._grouped()
+        firm, desk, account, instrument = (keys[:, column] for column in range(4))
+        rows = self.book.rows()
+        known = (np.isfinite(price) & (described.rates > 0))[instrument]
+        multiplier = described.multiplier[instrument]
+        rate = np.maximum(described.rates, 1)[instrument]
+        scale = self.scales[instrument].sum(axis=1)
+        doubled, fits = _doubled_value(rows.quantity, self._twice_price()[instrument], multiplier)
+        priced = (known & fits) | (rows.quantity == 0)
+        value = _half_to_base(np.where(priced, doubled, 0), scale, rate)
+        cost, realised, fifo_cost, fifo_realised, fees = (
+            to_base(column, scale, rate)
+            for column in (
+                rows.cost,
+                rows.realised,
+                rows.fifo_cost,
+                rows.fifo_realised,
+                rows.fees,
+            )
+        )
+        quantity = rows.quantity / np.power(10.0, self.scales[instrument, 1])
+        spot = price / np.power(10.0, np.maximum(self.scales[:, 0], 0))
+        positions = PositionMoney(
+            instrument,
+            quantity,
+            value,
+            realised,
+            np.where(priced, value - cost, 0),
+            fees,
+            priced,
+        )
+        groups, component = measure_groups(
+            grouping, positions, self._market(described, spot), self.config.levels
+        )
+        self.sequence += 1
+        held = quantity * multiplier
+        paid = rows.cost / np.power(10.0, scale)
+        return Evaluation(
+            self.event_time_ms,
+            self.sequence,
+            firm,
+            desk,
+            account,
+            positions,
+            np.divide(paid, held, out=np.full(len(held), np.nan), where=held != 0),
+            spot[instrument],
+            mark_ms[instrument],
+            fifo_realised,
+            np.where(priced, value - fifo_cost, 0),
+            component,
+            groups,
+            grouping,
+            tuple(one.scenario_id for one in self.scenarios.chosen("stress")),
+            tuple(self._check_limits(groups, grouping)),
+        )
+
+    def forget_caches(self) -> None:
+        """Compute everything derived from terms, rates and scenarios anew at the next evaluation."""
+        self._terms_cache = self._shocks_cache = None
+        self.dirty = True
+
+    def _described(self) -> _Described:
+        count = len(self.instruments)
+        if self._terms_cache is None or len(self._terms_cache.terms) != count:
+            terms = [self.terms.get(name) or Instrument(name) for name in self.instruments.texts]
+            self._terms_cache = _Described(
+                terms,
+                self.fx.rates([item.currency for item in terms]),
+                np.array([item.multiplier for item in terms], np.int64),
+                np.array([item.margin_rate for item in terms]),
+            )
+            self._shocks_cache = None
+        return self._terms_cache
+
+    def _grouped(self) -> tuple[NDArray[np.int32], Grouping]:
+        # Positions are only ever added, so their number says whether the groups still hold.
+        if self._groups_cache is None or len(self._groups_cache[0]) != len(self.book):
+            keys = np.array(list(self.keys), np.int32)[: len(self.book)]
+            self._groups_cache = (
+                keys,
+                group_positions(
+                    keys,
+                    self.firms.texts,
+                    self.desks.texts,
+                    self.accounts.texts,
+                    self.instruments.texts,
+                ),
+            )
+        return self._groups_cache
+
+    def _market(self, described: _Described, spot: NDArray[np.float64]) -> Market:
+        names = self.instruments.texts
+        if self._shocks_cache is None:
+            shocks, history, _ = self.scenarios.matrix(names, [one.kind for one in described.terms])
+            self._shocks_cache = (
+                shocks,
+                history,
+                ShockTails.of(shocks, history, self.config.levels),
+            )
+        shocks, history, tails = self._shocks_cache
+        fx = described.rates / 10.0**RATE_SCALE * described.multiplier
+        options, pnl = option_pnl(described.terms, names, spot, shocks, self.event_time_ms)
+        unit_value = np.where(np.isfinite(spot), spot, 0.0) * fx
+        return Market(
+            shocks,
+            history,
+            tails,
+            unit_value,
+            options,
+            pnl * fx[options],
+            described.margin_rate,
+        )
+
+    def _check_limits(
+        self, groups: GroupMeasures, grouping: Grouping
+    ) -> list[tuple[str, Transition]]:
+        base = 10.0**BASE_SCALE
+
+        def measured(name: GroupName, measure: Measure) -> float | None:
+            place = grouping.index.get(name)
+            if place is None:
+                return None
+            if groups.unpriced[place]:
+                # With a part of it unpriced a measure is a lower bound at best.
+                return float("nan")
+            if measure in ("var", "expected_shortfall"):
+                column = groups.var if measure == "var" else groups.expected_shortfall
+                return float(column[-1, place]) if len(column) else None
+            pnl = groups.realised[place] + groups.unrealised[place] - groups.fees[place]
+            return {
+                "gross": int(groups.gross[place]) / base,
+                "net": int(groups.net[place]) / base,
+                "loss": -int(pnl) / base,
+                "leverage": int(groups.gross[place]) / base / self.config.equity,
+                "quantity": float(groups.quantity[place]),
+            }[measure]
+
+        return [
+            (firm, transition)
+            for firm, book in sorted(self.limits.items())
+            for transition in book.check(
+                lambda limit, firm=firm: measured(  # type: ignore[misc]
+                    (firm, limit.scope, limit.scope_id), limit.measure
+                ),
+                self.event_time_ms,
+            )
+        ]
+
+    def _prices(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        twice = self._twice_price()
+        price = np.where(twice == NO_PRICE, np.nan, twice / 2.0)
+        return price, np.where(self._uses_mid(), self.marks[:, 3], self.marks[:, 1])
+
+    def _uses_mid(self) -> NDArray[np.bool_]:
+        quoted, traded = self.marks[:, 2] != NO_PRICE, self.marks[:, 0] != NO_PRICE
+        result: NDArray[np.bool_] = quoted if self.config.mark_at == "mid" else quoted & ~traded
+        return result
+
+    def _twice_price(self) -> NDArray[np.int64]:
+        last = self.marks[:, 0]
+        doubled = np.where(last == NO_PRICE, NO_PRICE, 2 * np.where(last == NO_PRICE, 0, last))
+        return np.where(self._uses_mid(), self.marks[:, 2], doubled)
+
+    def _advance(self, times: NDArray[np.int64]) -> None:
+        if len(times):
+            self.event_time_ms = max(self.event_time_ms, int(times.max()))
+
+    def _grow(self) -> None:
+        added = len(self.instruments) - len(self.scales)
+        if added > 0:
+            self.scales = np.concatenate([self.scales, np.full((added, 2), _UNKNOWN_SCALE)])
+            blank = np.tile(np.array([NO_PRICE, -1, NO_PRICE, -1]), (added, 1))
+            self.marks = np.concatenate([self.marks, blank])
+
+    def _foreign(
+        self, instrument: NDArray[np.int32], scales: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        # The first record of an instrument that names a scale sets it for good.
+        known, first = np.unique(instrument, return_index=True)
+        for column in range(2):
+            held = self.scales[known, column]
+            given = scales[first, column]
+            self.scales[known, column] = np.where(held == _UNKNOWN_SCALE, given, held)
+        expected = self.scales[instrument]
+        foreign: NDArray[np.bool_] = np.any(
+            (scales != expected) & (scales != _UNKNOWN_SCALE), axis=1
+        )
+        return foreign
+
+
+def _doubled_value(
+    quantity: NDArray[np.int64], twice_price: NDArray[np.int64], multiplier: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    price = np.where(twice_price == NO_PRICE, 0, twice_price)
+    rough = np.abs(quantity.astype(np.float64) * price * multiplier)
+    fits = rough < 9e18
+    return np.where(fits, quantity, 0) * price * multiplier, fits
+
+
+def _half_to_base(
+    doubled: NDArray[np.int64], scale: NDArray[np.int64], rate: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    # Five times a doubled value with one decimal place more is the value: no rounding before
+    # `to_base`.
+    fits = np.abs(doubled) < 1_800_000_000_000_000_000
+    exact = to_base(np.where(fits, doubled, 0) * 5, scale + 1, rate)
+    rough = to_base(np.where(fits, 0, doubled // 2), scale, rate)
+    return np.where(fits, exact, rough)
+
+
+def _take(column: StringColumn, rows: NDArray[np.bool_]) -> StringColumn:
+    return StringColumn(column.data, column.starts[rows], column.lengths[rows])
