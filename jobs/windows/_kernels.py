@@ -8,7 +8,7 @@ that a window's bounds and its prefix sums are near each other in memory. Row `h
 carries the prefix sums of all that was pruned; the entries are rows `head + 1` to `last`, ordered by
 event time and, where times are equal, by arrival. A sum over a window is the difference of two rows of a
 prefix column, exact in wrapping 64-bit arithmetic whatever was pruned before. Regions of one size are
-recycled through free lists. From 64 rows on, a region ends with a small Bloom filter of event ids.
+recycled through free lists. From 8 rows on, a region ends with a small Bloom filter of event ids.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ NEVER = -(1 << 62)
 FIRST_CAPACITY = 4
 # What the u16 of a chunk holds; a longer key is treated as none.
 LONGEST_KEY = 65_535
-# Below 64 rows one pass over the ids costs less than keeping a filter of them.
-BLOOM_FROM = 64
+# Below 8 rows one pass over the ids costs less than keeping a filter of them.
+BLOOM_FROM = 8
 
 LATE, TOO_LATE, UNKNOWN_LABEL, NULL_KEY, TRUNCATED, TILED, STALE_LABEL = 2, 4, 8, 16, 32, 64, 128
 DUPLICATE = 1
@@ -833,15 +833,25 @@ def process_rows(first, kind, times, key_data, key_starts, key_lengths, hashes, 
     lows = np.zeros(len(bounds), np.int64)
     highs = np.zeros(len(bounds), np.int64)
     starts = np.zeros(len(bounds), np.int64)
-    # Looking all keys up first lets the processor overlap their cache misses.
+    # Looking all keys up first, and touching what a row will need, lets the processor overlap the cache
+    # misses of many rows; done row by row they would add up to more than all the work.
     found = np.zeros(n, np.int64)
     touched = 0
+    columns = plan[COLUMNS]
     for i in range(first, n):
         if 0 <= key_lengths[i] <= LONGEST_KEY:
             s = _find_slot(table, slots, key_bytes, key_data, key_starts[i],
                            np.int64(key_lengths[i]), hashes[i])
             found[i] = s
-            touched += arena[slots[s, BASE] + slots[s, LAST]]
+            base, capacity, last = slots[s, BASE], slots[s, CAPACITY], slots[s, LAST]
+            for c in range(columns):
+                touched += arena[base + c * capacity + last]
+            if capacity >= BLOOM_FROM:
+                word = (ids[i] >> 20) & ((capacity >> 2) - 1)
+                touched += arena[base + columns * capacity + word]
+            if evaluate:
+                for row in range(max(slots[s, HEAD], last - 128), last, 8):
+                    touched += arena[base + row]
     meta[META_WIDTH - 1] = touched
     for i in range(first, n):
         if kind[i] > 1 or (kind[i] == 1 and plan[LABEL_COLUMN] < 0):

@@ -26,7 +26,11 @@ def reserve_words(words: int = RESERVE_WORDS) -> NDArray[np.int64]:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
     while True:
         try:
-            return np.frombuffer(mmap.mmap(-1, words * 8, flags=flags), np.int64)
+            memory = mmap.mmap(-1, words * 8, flags=flags)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                # Logs are read at random: with 4 KiB pages half of the time goes to the TLB.
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            return np.frombuffer(memory, np.int64)
         except OSError as e:
             if words <= SMALLEST_WORDS:
                 msg = f"reserving {words * 8} bytes of addresses for a window store failed: {e}"

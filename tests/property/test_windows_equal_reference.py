@@ -1,0 +1,159 @@
+"""The kernels against the naive reference, over streams that are as unpleasant as possible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobs.windows import state_log
+from jobs.windows.batch import Kind
+from jobs.windows.spec import FeatureSet
+from jobs.windows.state_log import MemoryLog, StateLog
+from jobs.windows.store import ShardStore
+from tests.reference.windows_reference import Reference, Row
+from tests.reference.windows_sets import EVERYTHING, TILED, batch_of
+
+CALM = settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+KEYS = st.sampled_from(["k1", "k2", None, ""])
+IDS = st.one_of(st.none(), st.integers(0, 30).map(str))
+FIELDS = st.fixed_dictionaries(
+    {
+        "amount_minor": st.one_of(
+            st.none(), st.integers(0, 1500), st.integers(-(10**12), 10**12)
+        ),
+        "risk": st.one_of(st.none(), st.integers(-4000, 4000).map(lambda v: v / 8)),
+        "terminal_id": st.sampled_from([None, "a", "b", "c", ""]),
+        "latitude": st.one_of(st.none(), st.floats(-90, 90)),
+        "longitude": st.one_of(st.none(), st.floats(-180, 180)),
+    }
+)
+
+
+@st.composite
+def streams(draw: st.DrawFn, longest: int = 60, drift: int = 3_000) -> list[Row]:
+    """Draw rows whose time wanders forwards, with stragglers, repeats and labels between them."""
+    rows, now = [], 100_000
+    for _ in range(draw(st.integers(1, longest))):
+        now += draw(st.sampled_from([0, 0, 500, 1_000, drift]))
+        late = draw(st.sampled_from([0, 0, 0, 0, 500, 4_000, 12_000, 40_000, 90_000]))
+        kind = draw(st.sampled_from([Kind.EVENT] * 5 + [Kind.LABEL] * 2 + [Kind.IGNORE]))
+        rows.append(
+            Row(
+                kind,
+                draw(KEYS),
+                now - late,
+                draw(IDS),
+                draw(FIELDS) if kind is Kind.EVENT else {},
+                draw(st.booleans()),
+                draw(st.integers(0, 3)),
+            )
+        )
+    return rows
+
+
+def cut_up(rows: Sequence[Row], cuts: Sequence[int]) -> list[Sequence[Row]]:
+    """Cut rows into batches at the given places."""
+    places = sorted({0, len(rows), *(c % (len(rows) + 1) for c in cuts)})
+    return [rows[a:b] for a, b in zip(places, places[1:], strict=False)]
+
+
+def scores(store: ShardStore, batches: Sequence[Sequence[Row]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return features and flags over several batches."""
+    done = [store.process(batch_of(batch)) for batch in batches]
+    return np.concatenate([d.features for d in done]), np.concatenate([d.flags for d in done])
+
+
+def check_against_reference(feature_set: FeatureSet, rows: list[Row], cuts: list[int]) -> None:
+    reference = Reference(feature_set, "customer")
+    features, flags = scores(ShardStore(feature_set, "customer"), cut_up(rows, cuts))
+    names = feature_set.names_of("customer")
+    for i, row in enumerate(rows):
+        expected, expected_flags = reference.process(row)
+        assert flags[i] == expected_flags, (i, row, flags[i], expected_flags)
+        for name, got, want in zip(names, features[i], expected, strict=True):
+            same = (math.isnan(got) and math.isnan(want)) or math.isclose(
+                got, want, rel_tol=1e-9, abs_tol=1e-6 if "distance" in name else 1e-9
+            )
+            if "speed" in name:
+                same = same or math.isclose(got, want, abs_tol=0.1)
+            assert same, (i, name, got, want, row)
+
+
+@CALM
+@given(streams(), st.lists(st.integers(0, 1000), max_size=6))
+def test_every_aggregation_equals_the_reference(rows: list[Row], cuts: list[int]) -> None:
+    check_against_reference(EVERYTHING, rows, cuts)
+
+
+@CALM
+@given(streams(longest=250, drift=300), st.lists(st.integers(0, 1000), max_size=6))
+def test_tiles_of_hot_keys_equal_the_reference(rows: list[Row], cuts: list[int]) -> None:
+    for row in rows:
+        row.key = row.key and "k"
+        row.event_id = None if row.kind is Kind.EVENT else row.event_id
+    check_against_reference(TILED, rows, cuts)
+
+
+@CALM
+@given(streams(), st.lists(st.integers(0, 1000), max_size=6))
+def test_batch_cuts_cannot_be_seen(rows: list[Row], cuts: list[int]) -> None:
+    whole = scores(ShardStore(EVERYTHING, "customer"), [rows])
+    parts = scores(ShardStore(EVERYTHING, "customer"), cut_up(rows, cuts))
+    for one, other in zip(whole, parts, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+@CALM
+@given(streams(), st.lists(st.integers(0, 1000), min_size=1, max_size=8), st.sampled_from([2, 32]))
+@pytest.mark.parametrize("feature_set", [EVERYTHING, TILED], ids=["exact", "tiled"])
+def test_restarts_cannot_be_seen(
+    feature_set: FeatureSet, rows: list[Row], cuts: list[int], fanout: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_log, "FANOUT", fanout)
+        whole = scores(ShardStore(feature_set, "customer"), [rows])
+        kept = MemoryLog()
+        features, flags = [], []
+        for batch in cut_up(rows, cuts):
+            store = ShardStore(feature_set, "customer")
+            log = StateLog(kept, store.horizon_ms)
+            store.restore(log.chunks())
+            for rows_of_one in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                done = store.process(batch_of(rows_of_one))
+                log.append(done.delta)
+                features.append(done.features)
+                flags.append(done.flags)
+        assert np.concatenate(features).tobytes() == whole[0].tobytes()
+        assert np.concatenate(flags).tobytes() == whole[1].tobytes()
+
+
+@CALM
+@given(streams(drift=500), st.integers(1, 4))
+def test_the_number_of_shards_cannot_be_seen(rows: list[Row], shards: int) -> None:
+    rows = [row for row in rows if rows[0].time - 20_000 <= row.time]
+    whole = scores(ShardStore(EVERYTHING, "customer"), [rows])
+    stores = [ShardStore(EVERYTHING, "customer") for _ in range(shards)]
+    for i, row in enumerate(rows):
+        store = stores[sum((row.key or "").encode()) % shards]
+        done = store.process(batch_of([row]))
+        assert done.features[0].tobytes() == whole[0][i].tobytes()
+        assert done.flags[0] == whole[1][i]
+
+
+@CALM
+@given(streams(), st.lists(st.integers(0, 1000), max_size=6))
+def test_pruning_cannot_be_seen(rows: list[Row], cuts: list[int]) -> None:
+    whole = scores(ShardStore(EVERYTHING, "customer"), [rows])
+    store = ShardStore(EVERYTHING, "customer")
+    features = []
+    for batch in cut_up(rows, cuts):
+        features.append(store.process(batch_of(batch)).features)
+        store.prune()
+    assert np.concatenate(features).tobytes() == whole[0].tobytes()
