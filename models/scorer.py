@@ -125,9 +125,10 @@ class ModelCache:
                 if manifest.version != version:
                     msg = f"loading {version!r}: its manifest says {manifest.version!r}"
                     raise ModelRefusedError(msg, "bad_manifest")
-                self._loaded[key] = admit(
-                    manifest, data, feature_names, self._budget_us, self._clock_ns
-                )
+                model = admit(manifest, data, feature_names, self._budget_us, self._clock_ns)
+                # Made here, not at the first alert, where it would delay a decision.
+                model.explainer()
+                self._loaded[key] = model
             return self._loaded[key]
 
 

@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from models.errors import ModelRefusedError
+from models.explain import Explainer, explainer_of
 from models.manifest import Manifest
 
 __all__ = ["LoadedModel", "open_model", "open_session"]
@@ -20,7 +21,7 @@ _DTYPES: Final = {"tensor(float)": "float32", "tensor(double)": "float64"}
 class LoadedModel:
     """A model ready to score features of one feature set.
 
-    Scoring is safe from several threads at once; nothing in here changes after construction.
+    Scoring is safe from several threads at once.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class LoadedModel:
         manifest: Manifest,
         session: onnxruntime.InferenceSession,
         columns: NDArray[np.int64] | None,
+        data: bytes,
     ) -> None:
         """Bind a session; `columns` picks the model's features, None when all are, in order."""
         self.manifest: Final = manifest
@@ -39,6 +41,8 @@ class LoadedModel:
         self._input: Final = manifest.input.name
         self._dtype: Final = np.float32 if manifest.input.dtype == "float32" else np.float64
         self._class: Final = manifest.output.class_index
+        self._data: Final = data
+        self._explainer: Explainer | None = None
 
     def score(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return one score for each row of `features`, float64 (n, k of the feature set).
@@ -59,6 +63,13 @@ class LoadedModel:
             output = output[:, self._class]
         scores: NDArray[np.float64] = output.reshape(-1).astype(np.float64)
         return scores
+
+    def explainer(self) -> Explainer:
+        """Return what explains this model's scores, made at the first call (tens of ms)."""
+        # Two threads may both make one; they are equal and the last one stays.
+        if self._explainer is None:
+            self._explainer = explainer_of(self.manifest, self._data, self.score_rows, self.columns)
+        return self._explainer
 
 
 def open_session(data: bytes) -> onnxruntime.InferenceSession:
@@ -127,4 +138,4 @@ def open_model(manifest: Manifest, data: bytes, feature_names: Sequence[str]) ->
         raise ModelRefusedError(msg, "wrong_outputs")
     chosen_columns = np.array([position[name] for name in manifest.features], np.int64)
     whole = np.array_equal(chosen_columns, np.arange(len(feature_names)))
-    return LoadedModel(manifest, session, None if whole else chosen_columns)
+    return LoadedModel(manifest, session, None if whole else chosen_columns, data)

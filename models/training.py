@@ -98,8 +98,8 @@ def prepare(table: TrainingTable, customer_id: Any, is_fraud: Any) -> TrainingDa
 
     Args:
         table: features of every event of the file.
-        customer_id: the card of each event, a column of texts or an array of anything sortable.
-        is_fraud: the outcome of each event.
+        customer_id: the card of each event, a column of texts, an Arrow array, or anything
+        sortable. is_fraud: the outcome of each event.
 
     Raises:
         ModelError: when the file has no labels.
@@ -109,7 +109,10 @@ def prepare(table: TrainingTable, customer_id: Any, is_fraud: Any) -> TrainingDa
         raise ModelError(msg)
     if isinstance(customer_id, StringColumn):
         customer_id = hash_texts(customer_id)
-    _, codes = np.unique(np.asarray(customer_id), return_inverse=True)
+    if hasattr(customer_id, "dictionary_encode"):
+        codes = customer_id.dictionary_encode().indices.to_numpy()
+    else:
+        _, codes = np.unique(np.asarray(customer_id), return_inverse=True)
     return TrainingData(
         names=tuple(table.names),
         rows=np.ascontiguousarray(table.matrix, np.float32),

@@ -67,17 +67,27 @@ class Trees:
         """Return trees whose raw score is `factor * raw + shift`."""
         return replace(self, value=self.value * factor, base=self.base * factor + shift)
 
+    def parents(self) -> NDArray[np.int32]:
+        """Return the parent of each node, -1 at roots."""
+        parents = np.full(len(self.feature), LEAF, np.int32)
+        inner = np.flatnonzero(self.feature != LEAF).astype(np.int32)
+        parents[self.left[inner]] = inner
+        parents[self.right[inner]] = inner
+        return parents
+
     def with_cover(self, rows: NDArray[np.float32]) -> Trees:
-        """Return trees whose covers are counted from rows, plus one so that none is zero."""
-        cover = np.zeros(len(self.feature), np.float64)
-        for root in self.roots:
-            node = np.full(len(rows), root, np.int32)
-            active = np.arange(len(rows))
-            while len(active):
-                np.add.at(cover, node[active], 1.0)
-                active = active[self.feature[node[active]] != LEAF]
-                node[active] = _step(self, node[active], rows[active])
-        return replace(self, cover=_smoothed(self, cover))
+        """Return trees whose covers are counted from rows, plus one a leaf so that none is zero."""
+        cover = np.where(self.feature == LEAF, 1.0, 0.0)
+        reached = leaves_reached(self, rows)
+        np.add.at(cover, reached.reshape(-1), 1.0)
+        parents = self.parents()
+        node = np.flatnonzero(self.feature == LEAF)
+        share = cover[node]
+        while len(node):
+            above = parents[node]
+            node, share = above[above >= 0], share[above >= 0]
+            np.add.at(cover, node, share)
+        return replace(self, cover=cover)
 
 
 def _step(trees: Trees, node: NDArray[np.int32], rows: NDArray[np.float32]) -> Any:
@@ -192,6 +202,24 @@ def regressor_node(trees: Trees, source: str, target: str) -> onnx.NodeProto:
     )
 
 
+class _Positions:
+    """Find nodes by tree and number within the tree, whatever order the file lists them in."""
+
+    def __init__(self, tree_ids: NDArray[np.int64], node_ids: NDArray[np.int64]) -> None:
+        self._width = int(node_ids.max(initial=0)) + 1
+        keys = tree_ids * self._width + node_ids
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+
+    def of(self, tree_ids: NDArray[np.int64], node_ids: NDArray[np.int64]) -> NDArray[np.intp]:
+        wanted = tree_ids * self._width + node_ids
+        at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+        if not np.array_equal(self._keys[at], wanted):
+            msg = "reading trees: a node names a child that is not there"
+            raise ModelError(msg)
+        return self._order[at]
+
+
 def trees_of_node(node: onnx.NodeProto, class_index: int = 0) -> Trees:
     """Read a TreeEnsembleRegressor or TreeEnsembleClassifier (attribute form, ai.onnx.ml 1-3).
 
@@ -211,12 +239,6 @@ def trees_of_node(node: onnx.NodeProto, class_index: int = 0) -> Trees:
     tree_ids = np.array(got["nodes_treeids"], np.int64)
     node_ids = np.array(got["nodes_nodeids"], np.int64)
     n_nodes = len(tree_ids)
-    position = {
-        (tree, number): index
-        for index, (tree, number) in enumerate(
-            zip(tree_ids.tolist(), node_ids.tolist(), strict=True)
-        )
-    }
     modes = [mode.decode() for mode in got["nodes_modes"]]
     unknown = set(modes) - {"LEAF", "BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE"}
     aggregate = got.get("aggregate_function", b"SUM").decode()
@@ -225,12 +247,12 @@ def trees_of_node(node: onnx.NodeProto, class_index: int = 0) -> Trees:
         raise ModelError(msg)
     mode_array = np.array(modes)
     inner = mode_array != "LEAF"
+    position = _Positions(tree_ids, node_ids)
     true_child = np.full(n_nodes, LEAF, np.int32)
     false_child = np.full(n_nodes, LEAF, np.int32)
-    for index in np.flatnonzero(inner).tolist():
-        tree = int(tree_ids[index])
-        true_child[index] = position[tree, got["nodes_truenodeids"][index]]
-        false_child[index] = position[tree, got["nodes_falsenodeids"][index]]
+    for child, name in ((true_child, "nodes_truenodeids"), (false_child, "nodes_falsenodeids")):
+        numbers = np.array(got[name], np.int64)
+        child[inner] = position.of(tree_ids[inner], numbers[inner])
     threshold = np.array(got["nodes_values"], np.float32)
     strict = (mode_array == "BRANCH_LT") | (mode_array == "BRANCH_GTE")
     threshold = np.where(strict, below(threshold), threshold)
@@ -246,16 +268,11 @@ def trees_of_node(node: onnx.NodeProto, class_index: int = 0) -> Trees:
         sign = 1.0 if class_index == 1 else -1.0
         wanted = int(ids[0])
     value = np.zeros(n_nodes, np.float64)
-    rows = zip(
-        got[f"{prefix}_treeids"],
-        got[f"{prefix}_nodeids"],
-        ids.tolist(),
-        got[f"{prefix}_weights"],
-        strict=True,
+    weights = np.array(got[f"{prefix}_weights"], np.float64)
+    at = position.of(
+        np.array(got[f"{prefix}_treeids"], np.int64), np.array(got[f"{prefix}_nodeids"], np.int64)
     )
-    for tree, number, target, weight in rows:
-        if target == wanted:
-            value[position[tree, number]] += sign * weight
+    np.add.at(value, at[ids == wanted], sign * weights[ids == wanted])
     base_values = got.get("base_values") or []
     base = 0.0
     if base_values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from jobs.cli._models_default import rebuild_default
 from jobs.cli._models_registry import (
     activate,
     challenge,
@@ -38,5 +39,6 @@ for _command in (
     challenge,
     retire,
     rollback,
+    rebuild_default,
 ):
     models.add_command(_command)
