@@ -11,6 +11,18 @@ from typing import Final
 import numba as nb
 import numpy as np
 
+__all__ = [
+    "BOOLEAN",
+    "CONSTANT",
+    "DOUBLE",
+    "FIXED",
+    "FLOAT",
+    "INTEGER",
+    "TEXT",
+    "measure",
+    "write",
+]
+
 BOOLEAN: Final = 0
 INTEGER: Final = 1
 FLOAT: Final = 2

@@ -9,6 +9,51 @@ from __future__ import annotations
 
 from typing import Final
 
+__all__ = [
+    "BLOCKS",
+    "BOOLEAN",
+    "BYTES",
+    "CALL",
+    "DOUBLE",
+    "END",
+    "ENTER",
+    "ENUM",
+    "FAIL",
+    "FIXED",
+    "FLOAT",
+    "FLOAT_DOUBLE",
+    "INT",
+    "INT_DOUBLE",
+    "INT_FLOAT",
+    "INT_LONG",
+    "JUMP",
+    "LEAVE",
+    "LONG",
+    "LONG_DOUBLE",
+    "LONG_FLOAT",
+    "NEXT",
+    "NULLABLE",
+    "NULL_FIRST",
+    "NULL_SECOND",
+    "OPERANDS",
+    "RETURN",
+    "SET_BOOLEAN",
+    "SET_DOUBLE",
+    "SET_FLOAT",
+    "SET_INT",
+    "SET_LONG",
+    "SET_STRING",
+    "SKIP_BOOLEAN",
+    "SKIP_BYTES",
+    "SKIP_ENUM",
+    "SKIP_INT",
+    "SKIP_LONG",
+    "SKIP_SIZE",
+    "SKIP_STRING",
+    "STRING",
+    "UNION",
+]
+
 OPERANDS: Final = 5
 
 END: Final = 0  #             the record ends here

@@ -15,6 +15,20 @@ from schemas.compatibility import names_match, promotes, writer_field_of
 from schemas.model import NO_DEFAULT, FieldNode, Node, SchemaError
 from schemas.reasons import Limits, Reason
 
+__all__ = [
+    "ColumnPlan",
+    "IncompatibleError",
+    "Layout",
+    "Program",
+    "Store",
+    "compile_program",
+    "default_fits",
+    "matches",
+    "plan_layout",
+    "resolve_branch",
+    "without_null",
+]
+
 Store: TypeAlias = Literal["boolean", "int", "long", "float", "double", "text"]
 """Which output matrix a column lives in."""
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 from schemas.model import Node
 from schemas.reasons import AvroRecordError, Limits, Reason
 
+__all__ = [
+    "walk_record",
+]
+
 _INT_LOW, _INT_HIGH = -(2**31), 2**31 - 1
 
 
