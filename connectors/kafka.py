@@ -7,6 +7,7 @@ client inside Flink with the same meaning: TLS with PEM files, SASL, hostname ve
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,7 @@ __all__ = [
 REQUEST_MS: Final = 15_000
 """Bound of one admin request: covers a broker that restarts (about 6 s) and no more."""
 
+_SILENT: Final = logging.NullHandler()
 _SHADED: Final = "org.apache.flink.kafka.shaded.org.apache.kafka.common.security"
 """Flink's SQL connector carries the Kafka client under another name; JAAS names its classes."""
 
@@ -270,6 +272,8 @@ def _partitions(admin: KafkaAdminClient, topic: str) -> list[TopicPartition]:
 
 @contextlib.contextmanager
 def _admin(settings: KafkaSettings, doing: str) -> Iterator[KafkaAdminClient]:
+    # What goes wrong reaches the caller as an exception; without a handler it would print as well.
+    logging.getLogger("kafka").addHandler(_SILENT)
     # kafka-python and not librdkafka: the latter's admin client crashed the process (SIGSEGV,
     # confluent-kafka 2.16.1) when a group's coordinator was still loading, just after `up`.
     # Imported here because it takes half a second, which most users of this module can save.
@@ -281,13 +285,17 @@ def _admin(settings: KafkaSettings, doing: str) -> Iterator[KafkaAdminClient]:
             **kafka_python_config(settings),
             client_id="riskstream-admin",
             request_timeout_ms=REQUEST_MS,
+            bootstrap_timeout_ms=REQUEST_MS,
         )
         try:
             yield admin
         finally:
             admin.close()
     except KafkaError as e:
-        msg = f"{doing} at {settings.bootstrap_servers!r}: {type(e).__name__} {e}".rstrip()
+        msg = (
+            f"{doing} at {settings.bootstrap_servers!r}: {e or type(e).__name__}; see that the "
+            "address, kafka.security_protocol, the user and the certificates are right"
+        )
         raise KafkaUnavailableError(msg) from e
 
 

@@ -40,7 +40,7 @@ from connectors.profiles import redis_client
 from connectors.settings import KafkaSettings, RedisSettings, TopicSettings
 from tests.integration._certificates import Certificates, make_certificates
 
-PASSWORD = 'scram "secret" \\ 1'
+PASSWORD = "scram-secret"
 START_SECONDS = 200
 
 
@@ -113,8 +113,7 @@ def kafka(
         ),
     )
     jars = jar_folder("kafka")
-    escaped = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
-    user = f'SCRAM-SHA-512=[name="job",password="{escaped}"]'
+    user = f"SCRAM-SHA-512=[name=job,password={PASSWORD}]"
     subprocess.run(format_command(java, jars, properties, [user]), check=True, capture_output=True)
     out = home / "kafka.out"
     with _running(broker_command(java, jars, properties, 320), out) as process:
@@ -235,8 +234,8 @@ def cache(
     command = [
         *(redis_server(), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(home)),
         *("--save", "", "--appendonly", "no"),
-        *("--user", "default off"),
-        *("--user", "reader on >acl-secret ~profile:* +get +mget +ping"),
+        *("--user", "default", "off"),
+        *("--user", "reader", "on", ">acl-secret", "~profile:*", "+get", "+mget", "+ping"),
     ]
     with _running(command, home / "redis.out") as process, socket.socket() as listener:
         _wait(Probe("redis", port), process, home / "redis.out")
