@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Mapping
@@ -85,7 +86,8 @@ def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
         if encoding in ("", "identity"):
             plain = body
         elif encoding == "gzip":
-            plain = zlib.decompressobj(31).decompress(body, limit_bytes + 1)
+            with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
+                plain = file.read(limit_bytes + 1)
         elif encoding == "deflate":
             plain = zlib.decompressobj().decompress(body, limit_bytes + 1)
         elif encoding == "lz4":
@@ -97,7 +99,7 @@ def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
                 plain = reader.read(limit_bytes + 1)
         else:
             raise _refuse(89, f"Unknown compression method: {encoding!r}", "UNKNOWN_COMPRESSION")
-    except (zlib.error, RuntimeError, zstandard.ZstdError, EOFError) as e:
+    except (zlib.error, RuntimeError, zstandard.ZstdError, EOFError, OSError) as e:
         raise _refuse(271, f"Cannot decompress {encoding} body: {e}", "CANNOT_DECOMPRESS") from e
     if len(plain) > limit_bytes:
         raise _refuse(413, f"Request body is larger than {limit_bytes} bytes", "TOO_LARGE")
