@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Protocol
 
 import confluent_kafka
 import numpy as np
 from numpy.typing import NDArray
 
+from connectors.producers._librdkafka import QUEUE_FULL, Librdkafka, find_library
 from connectors.producers.strings import to_bytes
 from schemas.columns import StringColumn
 from schemas.errors import FatalError
@@ -18,8 +20,10 @@ __all__ = [
     "EVENT_TIME_HEADER",
     "DeliveryError",
     "KafkaPublisher",
+    "NativePublisher",
     "Publisher",
     "RecordLog",
+    "bulk_publisher",
     "event_time_of",
 ]
 
@@ -70,15 +74,7 @@ class KafkaPublisher:
         self._first_error: confluent_kafka.KafkaError | None = None
         self._producer = confluent_kafka.Producer(
             {
-                **configuration,
-                "enable.idempotence": True,
-                "partitioner": "murmur2_random",
-                "linger.ms": linger_ms,
-                "batch.size": 1024 * 1024,
-                # About 10 s of the highest rate: enough to ride over a broker's pause, and below
-                # 300 MB with records of 200 bytes.
-                "queue.buffering.max.messages": 1_000_000,
-                "queue.buffering.max.kbytes": 256 * 1024,
+                **_settings(configuration, linger_ms),
                 "delivery.report.only.error": True,
                 "on_delivery": self._report,
             }
@@ -128,6 +124,10 @@ class KafkaPublisher:
             self._check()
         self._check()
 
+    def close(self) -> None:
+        """Free the connection; what was not flushed is lost."""
+        self._producer.close()
+
     def _report(self, error: confluent_kafka.KafkaError | None, _: confluent_kafka.Message) -> None:
         if error is not None:
             self._failed += 1
@@ -135,12 +135,70 @@ class KafkaPublisher:
 
     def _check(self) -> None:
         if self._first_error is not None:
-            msg = (
-                f"publishing to Kafka: {self._failed} record(s) were not delivered so far, the "
-                f"first because of {self._first_error.str()!r}; what was confirmed before stays "
-                "published"
+            raise _not_delivered(self._failed, self._first_error.str())
+
+
+class NativePublisher:
+    """Publishes as `KafkaPublisher` does, through compiled calls: a tenth of the CPU a record.
+
+    For the bulk of a replay or a simulation. Made by `bulk_publisher`, which falls back to
+    `KafkaPublisher` where the shared library cannot be found.
+
+    Raises:
+        DeliveryError: from `publish` or `flush`, when any earlier record was not delivered.
+    """
+
+    def __init__(
+        self, library: Path, configuration: Mapping[str, object], *, linger_ms: float = 2.0
+    ) -> None:
+        self._library = Librdkafka(library, _settings(configuration, linger_ms))
+
+    def publish(
+        self,
+        topic: str,
+        keys: StringColumn,
+        values: StringColumn,
+        event_time_ms: NDArray[np.int64],
+    ) -> None:
+        """Hand over records in order; waits while the queue is full."""
+        row, count = 0, len(values)
+        name = EVENT_TIME_HEADER.encode()
+        while row < count:
+            row, code = self._library.produce(topic, keys, values, name, event_time_ms, row)
+            if code == QUEUE_FULL:
+                self._library.poll(round(_QUEUE_WAIT_SECONDS * 1000))
+                self._check()
+            elif code:
+                msg = f"publishing to topic {topic!r}: {self._library.explain(code)}"
+                raise DeliveryError(msg)
+        self._library.poll(0)
+        self._check()
+
+    def flush(self) -> None:
+        """Return when everything handed over is confirmed."""
+        while self._library.flush(1_000):
+            self._check()
+        self._check()
+
+    def close(self) -> None:
+        """Free the connection; what was not flushed is lost."""
+        self._library.close()
+
+    def _check(self) -> None:
+        if self._library.failed:
+            raise _not_delivered(
+                self._library.failed, self._library.explain(self._library.first_error)
             )
-            raise DeliveryError(msg)
+
+
+def bulk_publisher(
+    configuration: Mapping[str, object], *, linger_ms: float = 2.0
+) -> KafkaPublisher | NativePublisher:
+    """Return the fastest publisher that this installation has."""
+    library = find_library()
+    if library is None:
+        return KafkaPublisher(configuration, linger_ms=linger_ms)
+    return NativePublisher(library, configuration, linger_ms=linger_ms)
 
 
 class RecordLog:
@@ -171,3 +229,25 @@ def event_time_of(headers: list[tuple[str, bytes | None]] | None) -> int | None:
         if name == EVENT_TIME_HEADER and value is not None and len(value) == 8:
             return int(struct.unpack("<q", value)[0])
     return None
+
+
+def _settings(configuration: Mapping[str, object], linger_ms: float) -> dict[str, object]:
+    return {
+        **configuration,
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "linger.ms": linger_ms,
+        "batch.size": 1024 * 1024,
+        # About 10 s of the highest rate: enough to ride over a broker's pause, and below 300 MB
+        # with records of 200 bytes.
+        "queue.buffering.max.messages": 1_000_000,
+        "queue.buffering.max.kbytes": 256 * 1024,
+    }
+
+
+def _not_delivered(count: int, reason: str) -> DeliveryError:
+    msg = (
+        f"publishing to Kafka: {count} record(s) were not delivered so far, the first because of "
+        f"{reason!r}; what was confirmed before stays published"
+    )
+    return DeliveryError(msg)

@@ -38,7 +38,9 @@ def label_route(settings: Settings) -> Route:
 def _route(settings: Settings, topic: str, name: str) -> Route:
     text = contract(name)
     schema_id = _schema_id(open_registry(settings.schemas), topic, text)
-    return Route(topic, ColumnarEncoder(text, schema_id))
+    encoder = ColumnarEncoder(text, schema_id)
+    encoder.warm()
+    return Route(topic, encoder)
 
 
 def _schema_id(registry: SchemaRegistry, topic: str, text: str) -> int:

@@ -12,7 +12,7 @@ from connectors.kafka import ensure_topics, librdkafka_config
 from connectors.local.stack import resolved_settings
 from connectors.producers.labels import DAY_MS, LabelPolicy
 from connectors.producers.pace import Pace, SystemClock
-from connectors.producers.publisher import KafkaPublisher
+from connectors.producers.publisher import bulk_publisher
 from connectors.producers.replay import replay as run_replay
 from connectors.producers.routes import label_route, transaction_route
 from connectors.producers.source import FileSource
@@ -70,10 +70,11 @@ def replay(
     source = FileSource(file, limit=limit, currency=currency)
     transactions, label_topic = transaction_route(settings), label_route(settings)
     ensure_topics(settings.kafka, [transactions.topic, label_topic.topic])
+    publisher = bulk_publisher(librdkafka_config(settings.kafka))
     with progress_bar(f"publishing {file.name}", source.total) as advance:
         summary = run_replay(
             source,
-            KafkaPublisher(librdkafka_config(settings.kafka)),
+            publisher,
             Pace(rate, speed),
             LabelPolicy(labels, round(label_delay_days * DAY_MS), flush=flush_labels),
             SystemClock(),
@@ -81,6 +82,7 @@ def replay(
             transactions=transactions,
             label_route=label_topic,
         )
+    publisher.close()
     if as_json:
         click.echo(json.dumps(summary.as_dict()))
     else:

@@ -13,7 +13,7 @@ from connectors.local.stack import resolved_settings
 from connectors.producers.files import write_transactions
 from connectors.producers.labels import DAY_MS, LabelPolicy
 from connectors.producers.pace import Pace, SystemClock
-from connectors.producers.publisher import KafkaPublisher
+from connectors.producers.publisher import bulk_publisher
 from connectors.producers.replay import replay as run_replay
 from connectors.producers.routes import label_route, transaction_route
 from connectors.producers.simulator import DEFAULT_START_MS, Population, Simulation
@@ -103,10 +103,11 @@ def simulate(
     )
     transactions, label_topic = transaction_route(settings), label_route(settings)
     ensure_topics(settings.kafka, [transactions.topic, label_topic.topic])
+    publisher = bulk_publisher(librdkafka_config(settings.kafka))
     with progress_bar("simulating", simulation.total) as advance:
         summary = run_replay(
             simulation,
-            KafkaPublisher(librdkafka_config(settings.kafka)),
+            publisher,
             Pace(rate, speed),
             policy,
             SystemClock(),
@@ -114,6 +115,7 @@ def simulate(
             transactions=transactions,
             label_route=label_topic,
         )
+    publisher.close()
     if as_json:
         click.echo(json.dumps(summary.as_dict()))
     else:
