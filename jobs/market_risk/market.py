@@ -9,7 +9,7 @@ flag           raised when
 =============  =====================================================================================
 price_jump     a trade's log return from the trade before exceeds `jump_sigmas` EWMA volatilities
 volume_spike   a trade's size exceeds `spike_multiple` times the EWMA of the sizes before it
-crossed        a quote's bid is above its ask
+crossed        a quote's bid is above its ask, and was not in the quote before
 stale_quote    a trade's quote is older than `stale_ms`
 =============  =====================================================================================
 
@@ -78,7 +78,7 @@ class MarketEvents:
 
     For trades `bid` and `ask` are those of the joined quote (`NO_PRICE` without one, then
     `quote_age_ms` is -1); for quotes their own. `flags` has the bits of `MARKET_FLAGS`. `change` is
-    the log return from the trade before, 0 for quotes.
+    the log return from the trade before, 0 for quotes. `size` is that of a trade, 0 for quotes.
     """
 
     bid: NDArray[np.int64]
@@ -86,6 +86,8 @@ class MarketEvents:
     quote_age_ms: NDArray[np.int64]
     flags: NDArray[np.uint8]
     change: NDArray[np.float64]
+    time_ms: NDArray[np.int64]
+    size: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,15 @@ class MarketState:
             flags,
             change,
         )
-        return MarketEvents(out[:, 0], out[:, 1], out[:, 2], flags, change)
+        return MarketEvents(
+            out[:, 0],
+            out[:, 1],
+            out[:, 2],
+            flags,
+            change,
+            np.array(time_ms, np.int64),
+            np.where(is_quote, 0, second),
+        )
 
     def marks(self, instruments: NDArray[np.int64]) -> Marks:
         """Return the market of the chosen instruments now."""
@@ -186,6 +196,11 @@ class MarketState:
         """Return the EWMA volatility per trade of the chosen instruments."""
         result: NDArray[np.float64] = np.sqrt(self._real[instruments, 0])
         return result
+
+    def seen(self, instruments: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many trades and quotes each of the chosen instruments had."""
+        counts: NDArray[np.int64] = self._whole[instruments][:, [_TRADES, _QUOTES]].sum(axis=1)
+        return counts
 
     def snapshot(self) -> bytes:
         """Return the whole state; `restore` of it continues to the bit."""
@@ -276,10 +291,12 @@ def _read(
             place = quotes[state[_QUOTES] % QUOTES_HELD]
             place[0], place[1], place[2] = time, bid, ask
             state[_QUOTES] += 1
+            held_bid, held_ask = state[_BID], state[_ASK]
+            was_crossed = held_bid != NO_PRICE and held_ask != NO_PRICE and held_bid > held_ask
+            if bid != NO_PRICE and ask != NO_PRICE and bid > ask and not was_crossed:
+                flag |= CROSSED
             if time >= state[_QUOTE_MS]:
                 state[_QUOTE_MS], state[_BID], state[_ASK] = time, bid, ask
-            if bid != NO_PRICE and ask != NO_PRICE and bid > ask:
-                flag |= CROSSED
             out[index, 0], out[index, 1], out[index, 2] = bid, ask, 0
             flags[index] = flag
             continue

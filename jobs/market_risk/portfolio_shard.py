@@ -1,0 +1,119 @@
+"""One shard of the last stage: the risk engine and the daily back-tests of its firms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.market_risk.daily import DailyBacktest, DayResult
+from jobs.market_risk.engine import EngineConfig, Evaluation, FillColumns, MarkColumns, RiskEngine
+from jobs.market_risk.engine_state import (
+    pack_parts,
+    restore_engine,
+    snapshot_engine,
+    unpack_parts,
+)
+from jobs.market_risk.exposure import BASE_SCALE
+from jobs.market_risk.intake import Part, Topic
+from jobs.market_risk.limits import Limit
+from jobs.market_risk.positions import AppliedFills
+from jobs.market_risk.reference import Instrument
+from jobs.market_risk.stress import Scenario
+
+__all__ = ["PortfolioShard"]
+
+
+class PortfolioShard:
+    """The state of one shard, a function of the calls made and their order."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.engine = RiskEngine(config)
+        self.daily = DailyBacktest(config.levels)
+
+    def begin(self, event_time_ms: NDArray[np.int64]) -> list[DayResult]:
+        """Judge the day that ended, if these events begin another; call it before they are applied."""
+        newest = max(self.engine.event_time_ms, int(event_time_ms.max(initial=-1)))
+        if newest < 0 or not self.daily.crosses(newest):
+            return []
+        measured = self.engine.evaluate()
+        if measured is None:
+            return self.daily.roll(newest, {}, {})
+        groups, base = measured.groups, 10.0**BASE_SCALE
+        pnl, risk = {}, {}
+        for place, (firm, scope, _) in enumerate(measured.grouping.names):
+            if scope == "firm":
+                total = groups.realised[place] + groups.unrealised[place] - groups.fees[place]
+                pnl[firm] = int(total) / base
+                risk[firm] = groups.var[:, place].tolist()
+        return self.daily.roll(newest, pnl, risk)
+
+    def add_fills(self, fills: Part) -> tuple[AppliedFills, NDArray[np.bool_]]:
+        """Add fills in order; return what became of them and which have a foreign scale."""
+        return self.engine.add_fills(
+            FillColumns(
+                **{
+                    name: fills.text(name)
+                    for name in ("fill_id", "firm_id", "desk_id", "account_id", "instrument_id")
+                },
+                **{
+                    name: fills.integers(name)
+                    for name in (
+                        *("event_time_ms", "quantity", "quantity_scale"),
+                        *("price", "price_scale", "fee"),
+                    )
+                },
+            )
+        )
+
+    def put_marks(self, marks: MarkColumns) -> None:
+        """Take the newest market of instruments."""
+        self.engine.put_marks(marks)
+
+    def learn(self, topic: Topic, record: Mapping[str, Any]) -> None:
+        """Take a reference record.
+
+        Raises:
+            RecordError: if it cannot be used; nothing changed.
+        """
+        if topic is Topic.INSTRUMENT:
+            self.engine.put_instrument(Instrument.from_record(record))
+        elif topic is Topic.SCENARIO:
+            self.engine.put_scenario(
+                Scenario(
+                    record["scenario_id"], record["kind"], record["event_time_ms"], record["shocks"]
+                )
+            )
+        elif topic is Topic.FX_RATE:
+            self.engine.put_rate(
+                record["currency"],
+                record["base_currency"],
+                record["rate"],
+                record["event_time_ms"],
+            )
+        else:
+            terms = {name: value for name, value in record.items() if name != "firm_id"}
+            self.engine.put_limit(record["firm_id"], Limit(**terms))
+
+    def evaluate(self) -> Evaluation | None:
+        """Measure everything if anything moved enough; else None."""
+        return self.engine.evaluate() if self.engine.is_material() else None
+
+    def snapshot(self) -> bytes:
+        """Return the whole state; `restore` of it continues to the bit."""
+        return pack_parts([snapshot_engine(self.engine), self.daily.snapshot()])
+
+    @staticmethod
+    def restore(config: EngineConfig, blob: bytes) -> PortfolioShard:
+        """Return the shard that `snapshot` described.
+
+        Raises:
+            ConfigurationError: if another version wrote the blob.
+        """
+        engine, daily = unpack_parts(blob)
+        shard = PortfolioShard(config)
+        shard.engine = restore_engine(config, engine)
+        shard.daily = DailyBacktest.restore(config.levels, daily)
+        return shard
