@@ -31,7 +31,7 @@ from connectors.local.broker import (
     format_command,
     write_broker_files,
 )
-from connectors.local.flink_lib import jar_folder
+from connectors.local.flink_lib import jar_folder, pyflink_folder
 from connectors.local.plan import Probe
 from connectors.local.probes import answers
 from connectors.local.processes import free_port, log_tail
@@ -157,9 +157,10 @@ def test_the_java_client_inside_flink_gets_in_with_the_same_settings(kafka: Kafk
         f"{key}={str(value).encode('unicode_escape').decode()}\n"
         for key, value in properties.items()
     )
+    class_path = f"{jar_folder('flink')}/*:{pyflink_folder() / 'lib'}/*"
     listed = subprocess.run(
         [
-            *("java", "-Xmx128m", "-cp", f"{jar_folder('flink')}/*"),
+            *("java", "-Xmx128m", "-cp", class_path),
             str(Path(__file__).with_name("ShadedAdmin.java")),
         ],
         input=text,
