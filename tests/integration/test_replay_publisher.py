@@ -109,7 +109,7 @@ def test_records_that_no_broker_takes_are_reported(
 def test_a_record_too_large_for_kafka_is_refused_at_once(broker: str) -> None:
     publisher = _native({"bootstrap.servers": broker, "log_level": 0})
     key = StringColumn.from_texts(["k"])
-    with pytest.raises(DeliveryError, match="(?i)size"):
+    with pytest.raises(DeliveryError, match=r"(?i)size"):
         publisher.publish(
             "large", key, StringColumn.from_texts(["v" * 2_000_000]), np.zeros(1, np.int64)
         )
