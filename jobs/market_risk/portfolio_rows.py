@@ -14,11 +14,15 @@ from schemas.columns import StringColumn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from jobs.market_risk.daily import DayResult
     from jobs.market_risk.engine import Evaluation, RiskEngine
+    from jobs.market_risk.grouping import GroupName
     from jobs.market_risk.intake import MarketBatch
+    from jobs.market_risk.limits import Limit, Status
 
-__all__ = ["evaluation_rows", "fill_rows", "forecast_rows"]
+__all__ = ["EvaluationRows", "fill_rows", "forecast_rows"]
 
 _BUCKET_MS: Final = 1_000
 _BASE: Final = 10.0**BASE_SCALE
@@ -80,91 +84,134 @@ def forecast_rows(days: Sequence[DayResult], stamp: int) -> bytes:
     )
 
 
-def evaluation_rows(engine: RiskEngine, found: Evaluation | None, stamp: int) -> bytes:
-    """Return the packets of positions, measures, VaR, stress and limits; none, no bytes."""
-    if found is None:
-        return b""
-    return b"".join(
-        [
-            _positions(engine, found, stamp),
-            _measures(engine, found, stamp),
-            _limits(engine, found, stamp),
-        ]
-    )
+class EvaluationRows:
+    """Makes the packets of positions, measures, VaR, stress and limits, of what changed only.
+
+    What was written before is remembered here and nowhere else: after a restart everything is written
+    once more, under the same keys.
+    """
+
+    def __init__(self) -> None:
+        self._written: dict[str, tuple[object, NDArray[np.float64]]] = {}
+
+    def pack(self, engine: RiskEngine, found: Evaluation | None, stamp: int) -> bytes:
+        """Return the packets of an evaluation; none, no bytes."""
+        if found is None:
+            return b""
+        money, groups = found.positions, found.groups
+        positions = self._changed(
+            "positions",
+            None,
+            [money.quantity, money.value, money.realised, money.unrealised, money.fees],
+        )
+        measured = self._changed(
+            "measures",
+            # Groups are numbered anew when a position is opened.
+            found.grouping,
+            [
+                groups.gross,
+                groups.net,
+                groups.realised,
+                groups.unrealised,
+                groups.fees,
+                *groups.var,
+            ],
+        )
+        return b"".join(
+            [
+                _positions(engine, found, stamp, positions),
+                _measures(engine, found, stamp, measured),
+                self._limits(engine, found, stamp),
+            ]
+        )
+
+    def _changed(
+        self, name: str, version: object, columns: Sequence[NDArray[np.generic]]
+    ) -> NDArray[np.intp]:
+        now = np.stack([column.astype(np.float64) for column in columns], axis=1)
+        held, before = self._written.get(name, (None, now[:0]))
+        self._written[name] = (version, now)
+        if held is not version or before.shape[1:] != now.shape[1:]:
+            before = now[:0]
+        changed = np.ones(len(now), np.bool_)
+        changed[: len(before)] = np.any(now[: len(before)] != before, axis=1)
+        return np.flatnonzero(changed)
+
+    def _limits(self, engine: RiskEngine, found: Evaluation, stamp: int) -> bytes:
+        rows = [(firm, *row) for firm, book in sorted(engine.limits.items()) for row in book.rows()]
+        names = tuple((row[0], row[1].limit_id, row[1].revision) for row in rows)
+        held = self._written.get("limits", ((), np.empty(0)))[0]
+        values = np.array([[row[3], int(row[2]), row[4]] for row in rows], np.float64)
+        changed = self._changed(
+            "limits",
+            held if held == names else names,
+            [values.reshape(-1, 3)[:, k] for k in range(3)],
+        )
+        return _limits([rows[place] for place in changed.tolist()], found, stamp)
 
 
-def _positions(engine: RiskEngine, found: Evaluation, stamp: int) -> bytes:
+def _positions(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[np.intp]) -> bytes:
     money = found.positions
     return packed_rows(
         Table.POSITIONS,
         {
-            "firm_id": engine.firms.column(found.firm),
-            "desk_id": engine.desks.column(found.desk),
-            "account_id": engine.accounts.column(found.account),
-            "instrument_id": engine.instruments.column(money.instrument),
-            "quantity": money.quantity,
-            "average_price": found.average_price,
-            "mark": found.mark,
-            "mark_ms": found.mark_ms,
-            "value": money.value / _BASE,
-            "realised": money.realised / _BASE,
-            "unrealised": money.unrealised / _BASE,
-            "fifo_realised": found.fifo_realised / _BASE,
-            "fifo_unrealised": found.fifo_unrealised / _BASE,
-            "fees": money.fees / _BASE,
-            "component_var": found.component_var,
-            "priced": money.priced,
+            "firm_id": engine.firms.column(found.firm[rows]),
+            "desk_id": engine.desks.column(found.desk[rows]),
+            "account_id": engine.accounts.column(found.account[rows]),
+            "instrument_id": engine.instruments.column(money.instrument[rows]),
+            "quantity": money.quantity[rows],
+            "average_price": found.average_price[rows],
+            "mark": found.mark[rows],
+            "mark_ms": found.mark_ms[rows],
+            "value": money.value[rows] / _BASE,
+            "realised": money.realised[rows] / _BASE,
+            "unrealised": money.unrealised[rows] / _BASE,
+            "fifo_realised": found.fifo_realised[rows] / _BASE,
+            "fifo_unrealised": found.fifo_unrealised[rows] / _BASE,
+            "fees": money.fees[rows] / _BASE,
+            "component_var": found.component_var[rows],
+            "priced": money.priced[rows],
             "event_time_ms": found.event_time_ms,
             "sequence": found.sequence,
             "evaluated_at_ms": stamp,
         },
-        len(found.firm),
+        len(rows),
     )
 
 
-def _measures(engine: RiskEngine, found: Evaluation, stamp: int) -> bytes:
+def _measures(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[np.intp]) -> bytes:
     groups, names = found.groups, found.grouping.names
-    count = len(names)
-    firm, scope, scope_id = (
-        StringColumn.from_texts([name[part] for name in names]) for part in range(3)
-    )
     bucket = found.event_time_ms // _BUCKET_MS * _BUCKET_MS
-    who = {"firm_id": firm, "scope": scope, "scope_id": scope_id}
-    unknown = np.full(count, np.nan)
+    unknown = np.full(len(names), np.nan)
+    var = groups.var[-1] if len(groups.var) else unknown
+    shortfall = groups.expected_shortfall[-1] if len(groups.var) else unknown
     packets = [
         packed_rows(
             Table.MEASURES,
             {
-                **who,
+                **_who(names, rows),
                 "bucket_ms": bucket,
-                "gross": groups.gross / _BASE,
-                "net": groups.net / _BASE,
-                "leverage": groups.gross / _BASE / engine.config.equity,
-                "realised": groups.realised / _BASE,
-                "unrealised": groups.unrealised / _BASE,
-                "fees": groups.fees / _BASE,
-                "pnl": (groups.realised + groups.unrealised - groups.fees) / _BASE,
-                "value_at_risk": groups.var[-1] if len(groups.var) else unknown,
-                "expected_shortfall": (
-                    groups.expected_shortfall[-1] if len(groups.var) else unknown
-                ),
-                "margin": groups.margin,
-                "positions": groups.positions,
-                "unpriced": groups.unpriced,
+                "gross": groups.gross[rows] / _BASE,
+                "net": groups.net[rows] / _BASE,
+                "leverage": groups.gross[rows] / _BASE / engine.config.equity,
+                "realised": groups.realised[rows] / _BASE,
+                "unrealised": groups.unrealised[rows] / _BASE,
+                "fees": groups.fees[rows] / _BASE,
+                "pnl": (groups.realised + groups.unrealised - groups.fees)[rows] / _BASE,
+                "value_at_risk": var[rows],
+                "expected_shortfall": shortfall[rows],
+                "margin": groups.margin[rows],
+                "positions": groups.positions[rows],
+                "unpriced": groups.unpriced[rows],
                 "sequence": found.sequence,
                 "evaluated_at_ms": stamp,
             },
-            count,
+            len(rows),
         )
     ]
-    # Of single instruments the measures hold what matters; the rest would be a thousand rows a
-    # batch.
-    wide = slice(found.grouping.instruments, count)
-    who = {
-        name: StringColumn(column.data, column.starts[wide], column.lengths[wide])
-        for name, column in who.items()
-    }
-    rows = count - found.grouping.instruments
+    # Of single instruments the measures hold what matters; the rest would be a thousand rows a batch.
+    wide = rows[rows >= found.grouping.instruments]
+    who = _who(names, wide)
     packets += [
         packed_rows(
             Table.VAR,
@@ -176,7 +223,7 @@ def _measures(engine: RiskEngine, found: Evaluation, stamp: int) -> bytes:
                 "expected_shortfall": groups.expected_shortfall[place, wide],
                 "evaluated_at_ms": stamp,
             },
-            rows,
+            len(wide),
         )
         for place, level in enumerate(engine.config.levels[: len(groups.var)])
     ]
@@ -189,15 +236,24 @@ def _measures(engine: RiskEngine, found: Evaluation, stamp: int) -> bytes:
                 "pnl": groups.stress[place, wide],
                 "evaluated_at_ms": stamp,
             },
-            rows,
+            len(wide),
         )
         for place, scenario in enumerate(found.stress_ids)
     ]
     return b"".join(packets)
 
 
-def _limits(engine: RiskEngine, found: Evaluation, stamp: int) -> bytes:
-    rows = [(firm, *row) for firm, book in sorted(engine.limits.items()) for row in book.rows()]
+def _who(names: Sequence[GroupName], rows: NDArray[np.intp]) -> dict[str, StringColumn]:
+    chosen = [names[row] for row in rows.tolist()]
+    return {
+        key: StringColumn.from_texts([name[part] for name in chosen])
+        for part, key in enumerate(("firm_id", "scope", "scope_id"))
+    }
+
+
+def _limits(
+    rows: Sequence[tuple[str, Limit, Status, float, bool]], found: Evaluation, stamp: int
+) -> bytes:
     text = StringColumn.from_texts
     limits = [row[1] for row in rows]
     return packed_rows(

@@ -54,17 +54,17 @@ class PortfolioShard:
         """Add fills in order; return what became of them and which have a foreign scale."""
         return self.engine.add_fills(
             FillColumns(
-                **{
-                    name: fills.text(name)
-                    for name in ("fill_id", "firm_id", "desk_id", "account_id", "instrument_id")
-                },
-                **{
-                    name: fills.integers(name)
-                    for name in (
-                        *("event_time_ms", "quantity", "quantity_scale"),
-                        *("price", "price_scale", "fee"),
-                    )
-                },
+                fill_id=fills.text("fill_id"),
+                firm_id=fills.text("firm_id"),
+                desk_id=fills.text("desk_id"),
+                account_id=fills.text("account_id"),
+                instrument_id=fills.text("instrument_id"),
+                event_time_ms=fills.integers("event_time_ms"),
+                quantity=fills.integers("quantity"),
+                quantity_scale=fills.integers("quantity_scale"),
+                price=fills.integers("price"),
+                price_scale=fills.integers("price_scale"),
+                fee=fills.integers("fee"),
             )
         )
 

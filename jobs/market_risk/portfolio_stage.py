@@ -16,7 +16,7 @@ from jobs.market_risk.alerts import Origin, limit_alert
 from jobs.market_risk.instrument_shard import unpack_marks
 from jobs.market_risk.intake import MarketBatch, Refusal, Topic, describe
 from jobs.market_risk.parts import now_ms
-from jobs.market_risk.portfolio_rows import evaluation_rows, fill_rows, forecast_rows
+from jobs.market_risk.portfolio_rows import EvaluationRows, fill_rows, forecast_rows
 from jobs.market_risk.portfolio_shard import PortfolioShard
 from jobs.market_risk.replay_log import ReplayLog
 from schemas.errors import RecordError
@@ -46,6 +46,7 @@ class PortfolioStage:
         self._alert_topic = self._parts.settings.kafka.topics.name("limit_alerts")
         self._config = self._parts.engine_config()
         self._shards: dict[int, tuple[PortfolioShard, ReplayLog]] = {}
+        self._rows: dict[int, EvaluationRows] = {}
         self._parts.warm()
 
     def process(self, shard: int, batch: bytes, state: StateMap) -> bytes:
@@ -61,7 +62,7 @@ class PortfolioStage:
         packets = [
             fill_rows(read, repeated),
             forecast_rows(days, stamp),
-            evaluation_rows(unit.engine, evaluation, stamp),
+            self._rows.setdefault(shard, EvaluationRows()).pack(unit.engine, evaluation, stamp),
             kafka_packet([*self._limit_alerts(read, evaluation, stamp), *self._letters(read)]),
         ]
         self._count(read, evaluation, stamp, began)

@@ -162,5 +162,5 @@ class MarketRows(ClickHouseRows):
     def open(self, metrics: Metrics) -> None:
         """Connect."""
         self._metrics = metrics
-        self._tables = tuple(LAYOUTS[table] for table in Table)
+        self._tables = tuple(LAYOUTS[table] for table in Table)  # type: ignore[assignment]
         self._writer = ClickHouseWriter(self._settings, on_retry=self._retried)
