@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.activity import LagMeter, recent_rows
 from connectors.clickhouse import ClickHouseRefused, ClickHouseUnavailable, ClickHouseWriter
 from connectors.migrations import Migration, load_migrations, migrate, plan
 from connectors.row_binary import LayoutError, NameSets, RowBinaryLayout
-from connectors.settings import ClickHouseSettings
+from connectors.settings import ClickHouseSettings, KafkaSettings
 from connectors.tables import scored_layout
 from schemas.columns import StringColumn
 from schemas.errors import ConfigurationError
@@ -217,6 +218,7 @@ class _Engine:
 
         for name, value in (parameters or {}).items():
             query = query.replace(f"{{{name}:String}}", f"'{value}'")
+            query = query.replace(f"{{{name}:UInt64}}", str(value))
         text = self._run(query, None, "JSONEachRow")
         return [json.loads(line) for line in text.splitlines() if line]
 
@@ -316,3 +318,37 @@ def test_the_engine_reads_packed_rows_and_the_view_shows_each_record_once(
     assert rows[2]["decision"] == "block"
     assert rows[1]["channel"] == "ecommerce"
     assert rows[0]["event_time"] == "2018-04-01 00:00:31.000"
+
+
+def test_what_happened_lately_is_counted_by_insertion_time(engine: _Engine) -> None:
+    client: object = engine
+    migrate(client)  # type: ignore[arg-type]
+    assert recent_rows(client, 10).publish_to_row.p99 is None  # type: ignore[arg-type]
+    engine.execute(
+        "INSERT INTO scored_transactions_raw (event_id, decision, published_at_ms, "
+        "decided_at_ms, inserted_at) SELECT toString(number), number % 10 = 0 ? 'block' : "
+        "'approve', toUnixTimestamp64Milli(now64(3)) - 500, "
+        "toUnixTimestamp64Milli(now64(3)) - 500 + number, "
+        "now64(3) - (number >= 100 ? 3600 : 0) FROM numbers(200)"
+    )
+    seen = recent_rows(client, 60)  # type: ignore[arg-type]
+    assert seen.rows == 100
+    assert seen.decisions == {"approve": 90, "review": 0, "block": 10}
+    assert seen.publish_to_decision.max == pytest.approx(99, abs=5)
+    assert seen.publish_to_decision.p50 == pytest.approx(50, abs=5)
+
+
+def test_lag_is_what_lies_after_the_highest_offset_stored(
+    engine: _Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client: object = engine
+    migrate(client)  # type: ignore[arg-type]
+    engine.execute(
+        "INSERT INTO scored_transactions_raw (event_id, kafka_topic, kafka_partition, kafka_offset)"
+        " SELECT toString(number), 'tx', number % 2, number FROM numbers(10)"
+    )
+    ends = {0: 20, 1: 10, 2: 5}
+    monkeypatch.setattr("connectors.activity.end_offsets", lambda settings, topic: ends)
+    meter = LagMeter(client, KafkaSettings(), "tx")  # type: ignore[arg-type]
+    assert meter.read(10) == (19 - 8) + 0 + 5
+    assert meter.read(10) == 16
