@@ -1,1 +1,1 @@
-"""Contracts: Avro schemas, the wire format, registries, compatibility, and columns of decoded batches."""
+"""Contracts: Avro schemas, the wire format, registries, compatibility, columns."""

@@ -1,9 +1,9 @@
 """The interpreter of decode programs: one pass over the batch, no allocation per record.
 
-Every read is checked against the end of its record before it happens. A record that fails leaves its
-reason in `status` and nulls in every column, and the next record starts from its own offset, so a
-bad record cannot touch a neighbour. All arrays are C-contiguous; inputs are passed read-only so that
-one compiled version serves writable and read-only buffers.
+Every read is checked against the end of its record before it happens. A record that fails leaves
+its reason in `status` and nulls in every column, and the next record starts from its own offset, so
+a bad record cannot touch a neighbour. All arrays are C-contiguous; inputs are passed read-only, so
+that one compiled version serves writable and read-only buffers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _UNRESOLVABLE = int(Reason.UNRESOLVABLE)
 
 
 @nb.njit(cache=True, nogil=True)
-def scan_headers(data, starts, lengths, max_bytes, status, ids):  # type: ignore[no-untyped-def]
+def scan_headers(data, starts, lengths, max_bytes, status, ids):
     """Fill `ids` and the status of records that have no readable header.
 
     Returns (number of readable headers, first id among them, whether all share it).
@@ -80,7 +80,7 @@ def scan_headers(data, starts, lengths, max_bytes, status, ids):  # type: ignore
 
 
 @nb.njit(cache=True, nogil=True)
-def decode_records(  # type: ignore[no-untyped-def]
+def decode_records(
     data,
     starts,
     lengths,

@@ -37,7 +37,7 @@ _FIXED_SIZE: Final = 3
 
 
 @nb.njit(cache=True, nogil=True)
-def _varint_size(value):  # type: ignore[no-untyped-def]
+def _varint_size(value):
     raw = (np.uint64(value) << np.uint64(1)) ^ np.uint64(value >> np.int64(63))
     size = 1
     while raw >= np.uint64(0x80):
@@ -47,7 +47,7 @@ def _varint_size(value):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _put_varint(out, at, value):  # type: ignore[no-untyped-def]
+def _put_varint(out, at, value):
     raw = (np.uint64(value) << np.uint64(1)) ^ np.uint64(value >> np.int64(63))
     while raw >= np.uint64(0x80):
         out[at] = np.uint8(raw & np.uint64(0x7F)) | np.uint8(0x80)
@@ -58,10 +58,8 @@ def _put_varint(out, at, value):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def measure(  # type: ignore[no-untyped-def]
-    plan, integers, lows, highs, text_lengths, valid, lengths
-):
-    """Fill `lengths` with each record's size; return (problem, field, record), problem 0 if none."""
+def measure(plan, integers, lows, highs, text_lengths, valid, lengths):
+    """Fill `lengths` with each record's size; return (problem or 0, field, record)."""
     count = lengths.shape[0]
     for i in range(count):
         size = 5
@@ -75,10 +73,8 @@ def measure(  # type: ignore[no-untyped-def]
             if kind == CONSTANT:
                 size += plan[field, 5]
                 continue
-            if kind == TEXT or kind == FIXED:
-                is_null = text_lengths[row, i] < 0
-            else:
-                is_null = not valid[mark, i]
+            is_text = kind in (TEXT, FIXED)
+            is_null = text_lengths[row, i] < 0 if is_text else not valid[mark, i]
             if null_byte >= 0:
                 size += 1
                 if is_null:
@@ -108,7 +104,7 @@ def measure(  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def write(  # type: ignore[no-untyped-def]
+def write(
     plan,
     schema_id,
     constants,
@@ -142,17 +138,15 @@ def write(  # type: ignore[no-untyped-def]
                 at += plan[field, 5]
                 continue
             if null_byte >= 0:
-                if kind == TEXT or kind == FIXED:
-                    is_null = text_lengths[row, i] < 0
-                else:
-                    is_null = not valid[mark, i]
+                is_text = kind in (TEXT, FIXED)
+                is_null = text_lengths[row, i] < 0 if is_text else not valid[mark, i]
                 out[at] = np.uint8(null_byte if is_null else 2 - null_byte)
                 at += 1
                 if is_null:
                     continue
             if kind == INTEGER:
                 at = _put_varint(out, at, integers[row, i])
-            elif kind == TEXT or kind == FIXED:
+            elif kind in (TEXT, FIXED):
                 length = np.int64(text_lengths[row, i])
                 if kind == TEXT:
                     at = _put_varint(out, at, length)

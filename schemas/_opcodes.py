@@ -1,8 +1,8 @@
 """The instructions into which a writer and a reader schema are compiled.
 
-A program is an int64 matrix, one instruction a row: operation, then up to four operands. The meaning
-of the operands stands beside each operation; *slot* is a row of the output matrix of that type,
-*mark* a row of the validity matrix.
+A program is an int64 matrix, one instruction a row: operation, then up to four operands. The
+meaning of the operands stands beside each operation; *slot* is a row of the output matrix of that
+type, *mark* a row of the validity matrix.
 """
 
 from __future__ import annotations

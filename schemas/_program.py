@@ -89,7 +89,7 @@ class IncompatibleError(SchemaError):
 
 @dataclass(frozen=True, slots=True)
 class ColumnPlan:
-    """One column: its dotted name, type without null, matrix row, and row of the validity matrix."""
+    """One column: its dotted name, type without null, matrix row and validity row."""
 
     name: str
     node: Node

@@ -1,7 +1,7 @@
 """What the decode program's operations are made of: bounded reads of numbers and text.
 
-Kept apart from the interpreter so that each can be read on its own. Positions and ends are offsets in
-the batch's buffer; a negative position is minus the reason of a refusal.
+Kept apart from the interpreter so that each can be read on its own. Positions and ends are offsets
+in the batch's buffer; a negative position is minus the reason of a refusal.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def _loader(bits: int) -> Any:
     """
 
     @intrinsic
-    def load(typing_context, array, index):  # type: ignore[no-untyped-def]
+    def load(typing_context, array, index):
         result = nb.types.Integer.from_bitwidth(bits, signed=False)
 
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):
             made = context.make_array(signature.args[0])(context, builder, arguments[0])
             start = builder.gep(made.data, [arguments[1]])
             typed = builder.bitcast(start, ir.IntType(bits).as_pointer())
@@ -66,16 +66,24 @@ _QUADS_HIGH, _QUADS_LOW = np.uint64(0x3FFF00003FFF0000), np.uint64(0x00003FFF000
 _HALF_HIGH, _HALF_LOW = np.uint64(0x0FFFFFFF00000000), np.uint64(0x000000000FFFFFFF)
 
 
-@intrinsic
-def _trailing_zeros(typing_context, value):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.cttz(arguments[0], ir.IntType(1)(1))
+def _zero_counter() -> Any:
+    """Build an intrinsic that counts the zero bits below the lowest set one; 0 is undefined."""
 
-    return nb.types.uint64(nb.types.uint64), generate
+    @intrinsic
+    def count(typing_context, value):
+        def generate(context, builder, signature, arguments):
+            return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+        return nb.types.uint64(nb.types.uint64), generate
+
+    return count
+
+
+_trailing_zeros = _zero_counter()
 
 
 @nb.njit(cache=True, nogil=True)
-def _read_long_varint(data, position, end):  # type: ignore[no-untyped-def]
+def _read_long_varint(data, position, end):
     if position + 8 <= end:
         # Up to eight bytes in one load: keep those through the first without the high bit,
         # then close the gaps of one bit between them, by pairs, fours and eights.
@@ -108,7 +116,7 @@ def _read_long_varint(data, position, end):  # type: ignore[no-untyped-def]
 
 # Only the case of one byte is inlined at each of some twenty places; calls cost more than it does.
 @nb.njit(cache=True, nogil=True, forceinline=True)
-def read_varint(data, position, end):  # type: ignore[no-untyped-def]
+def read_varint(data, position, end):
     """Return (value, next position); a negative next position is minus the reason."""
     if position < end:
         byte = np.int64(load_u8(data, position))
@@ -118,7 +126,7 @@ def read_varint(data, position, end):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, forceinline=True)
-def valid_utf8(data, start, end):  # type: ignore[no-untyped-def]
+def valid_utf8(data, start, end):
     """Return whether the bytes are UTF-8 as Unicode defines it: shortest form, no surrogates."""
     # Nearly all text is ASCII: look at eight bytes at a time, the last eight overlapping.
     size = end - start
@@ -141,7 +149,7 @@ def valid_utf8(data, start, end):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _valid_utf8_bytes(data, start, end):  # type: ignore[no-untyped-def]
+def _valid_utf8_bytes(data, start, end):
     index = start
     while index < end:
         lead = data[index]
@@ -179,7 +187,7 @@ def _valid_utf8_bytes(data, start, end):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, forceinline=True)
-def read_varint_byte(data, position, end):  # type: ignore[no-untyped-def]
+def read_varint_byte(data, position, end):
     """Return (0 or 2: twice the branch of a union of two, next position), as `read_varint`."""
     if position < end and load_u8(data, position) & np.uint8(0xFD) == 0:
         return np.int64(load_u8(data, position)), position + 1
@@ -190,7 +198,7 @@ def read_varint_byte(data, position, end):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, forceinline=True)
-def check_length(value, left, max_string):  # type: ignore[no-untyped-def]
+def check_length(value, left, max_string):
     """Return the reason why a length is refused, or 0."""
     if value < 0:
         return _BAD_LENGTH

@@ -39,7 +39,7 @@ class EncodeError(RecordError):
 
 
 class RecordEncoder:
-    """Write records of one schema with the wire header. Timestamps are integers, as in the contract.
+    """Write records of one schema with the wire header. Timestamps are integers.
 
     Args:
         schema: the writer's schema, as `Node` or JSON text.
@@ -138,7 +138,7 @@ class RecordDecoder:
         return known
 
     def explain(self, schema_id: int) -> list[str]:
-        """Return why the reader cannot read every record of a registered schema; empty if it can."""
+        """Return why the reader cannot read every record of a schema; empty if it can."""
         if self._reader is None:
             return []
         writer = self._registry.schema_by_id(schema_id).node
@@ -172,8 +172,8 @@ def decode_one(
 def fastavro_schema(node: Node) -> Any:
     """Return a parsed schema for fastavro: no logical types, defaults as Python values.
 
-    fastavro returns a field's default as the JSON has it, and checks that a union's default fits its
-    first branch; so defaults are set after it has parsed, as the values that decoding gives.
+    fastavro returns a field's default as the JSON has it, and checks that a union's default fits
+    its first branch; so defaults are set after it has parsed, as the values that decoding gives.
     Logical types are left out because times stay integers in riskstream.
     """
     defaults: dict[tuple[str, str], Any] = {}

@@ -1,8 +1,8 @@
 """Columns of one batch: the shape in which decoded events travel through the pure core.
 
-A batch of n records is a mapping from field name to a column of length n, in Kafka order. Strings are
-never materialised as Python objects on the hot path: a `StringColumn` points into the bytes that
-arrived.
+A batch of n records is a mapping from field name to a column of length n, in Kafka order. Strings
+are never materialised as Python objects on the hot path: a `StringColumn` points into the bytes
+that arrived.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["Column", "Columns", "NumberColumn", "StringColumn"]
 class NumberColumn:
     """Numbers, booleans or enum codes with a validity mask.
 
-    `values` is int64, int32, float64, float32 or bool of length n; where `valid` is False the value is
-    0 and means null.
+    `values` is int64, int32, float64, float32 or bool of length n; where `valid` is False the value
+    is 0 and means null.
     """
 
     values: NDArray[np.generic]

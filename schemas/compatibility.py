@@ -80,7 +80,7 @@ def promotes(writer: str, reader: str) -> bool:
 
 
 def names_match(writer: Node, reader: Node) -> bool:
-    """Return whether two named types match: same plain name, or the writer's is a reader's alias."""
+    """Return whether named types match: the same plain name, or a reader's alias."""
     return (
         writer.short_name == reader.short_name
         or writer.name in reader.aliases

@@ -1,9 +1,9 @@
 """Decode batches of Avro values straight into columns.
 
 A pair of schemas is compiled once into a small program; one numba kernel runs any program over all
-records of a batch, reading the bytes where they arrived. Strings stay views. The measurements behind
-it are in docs/decisions/0001-columnar-decoder.md; `schemas.avro.decode_one` is the reference that it
-is tested against.
+records of a batch, reading the bytes where they arrived. Strings stay views. The measurements
+behind it are in docs/decisions/0001-columnar-decoder.md; `schemas.avro.decode_one` is the reference
+that it is tested against.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class ColumnarDecoder:
         return self._layout.by_name[column].node.symbols
 
     def warm(self) -> None:
-        """Compile the kernels (or load them from numba's cache), so that the first batch is fast."""
+        """Compile the kernels, or load them from numba's cache."""
         program = compile_program(self._reader, self._reader, self._layout)
         empty = np.zeros(0, np.uint8)
         outputs = _Outputs(self._layout, 0)

@@ -40,9 +40,9 @@ class ColumnarEncoder:
     """Encode batches of columns under one schema.
 
     Takes the columns that `schemas.decoder.ColumnarDecoder` gives: booleans, int32, int64, float32,
-    float64 and enum codes as `NumberColumn`, text, bytes and fixed as `StringColumn`, nested records
-    by dotted names. A field without a column takes its default, of any type, arrays and maps
-    included. Text is written as it is: whoever made the column vouches for its UTF-8.
+    float64 and enum codes as `NumberColumn`, text, bytes and fixed as `StringColumn`, nested
+    records by dotted names. A field without a column takes its default, of any type, arrays and
+    maps included. Text is written as it is: whoever made the column vouches for its UTF-8.
 
     Args:
         schema: the writer's schema, a record, as `Node` or JSON text.

@@ -8,7 +8,8 @@ The tree says what the caller does next; leaf classes live beside the package th
      + FatalError            nothing can go on: fail the job or the command
         + ConfigurationError   a setting, declaration or file is wrong
 
-Message pattern: what was being done, the offending value with ``!r``, the expected form, the next step.
+Message pattern: what was being done, the offending value with ``!r``, the expected form, the
+next step.
 """
 
 __all__ = [

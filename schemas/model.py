@@ -29,7 +29,7 @@ __all__ = [
     "parse_schema",
 ]
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """A JSON value as `json.loads` returns it."""
 
 PRIMITIVES: Final = frozenset(
@@ -257,7 +257,7 @@ class _Parser:
         space = space if "." in given else own
         for part in [*(space.split(".") if space else []), short]:
             if not _NAME.match(part):
-                msg = f"{path or 'schema'}: {given!r} is not a name (letters, digits, _, no digit first)"
+                msg = f"{path or 'schema'}: {given!r} is not a name of letters, digits and _"
                 raise SchemaError(msg)
         full = f"{space}.{short}" if space else short
         if full in self._names:

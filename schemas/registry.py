@@ -142,7 +142,7 @@ def open_registry(settings: RegistrySettings, limits: Limits | None = None) -> S
     address = settings.registry
     if address.startswith("file:"):
         return FileRegistry(_ROOT / address.removeprefix("file:"), limits=limits)
-    from schemas.http_registry import HttpRegistry  # noqa: PLC0415 - it builds on this module
+    from schemas.http_registry import HttpRegistry  # it builds on this module
 
     password = None if settings.password is None else settings.password.get_secret_value()
     return HttpRegistry(address, settings.username, password, settings.ca_file, limits=limits)

@@ -8,8 +8,8 @@ tokenise   its identity matters, its value does not: a keyed token takes its pla
            values, so joins and counts still work; without the key it cannot be computed or reversed
 =========  =======================================================================================
 
-Tokens are ``tok_`` and 32 hexadecimal digits: BLAKE2b of 128 bits, keyed (RFC 7693). A value that is a
-token already stays as it is, so that replays and second passes change nothing.
+Tokens are ``tok_`` and 32 hexadecimal digits: BLAKE2b of 128 bits, keyed (RFC 7693). A value that
+is a token already stays as it is, so that replays and second passes change nothing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _collect(
 
 
 def mask_record(record: Mapping[str, Any], fields: Mapping[str, Sensitivity]) -> dict[str, Any]:
-    """Return a copy for a listing or a log: every sensitive value is `MASK`, except tokens and null.
+    """Return a copy for a listing or a log: sensitive values are `MASK`, except tokens and null.
 
     Args:
         record: a decoded record.
@@ -146,7 +146,7 @@ class Tokeniser:
     def record(
         self, record: Mapping[str, Any], fields: Mapping[str, Sensitivity]
     ) -> dict[str, Any]:
-        """Return a copy of a decoded record, top-level fields tokenised as annotated, masked ones null."""
+        """Return a copy, top-level fields tokenised as annotated and masked ones null."""
         out = dict(record)
         for name, kind in fields.items():
             if out.get(name) is not None:

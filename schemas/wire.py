@@ -19,10 +19,10 @@ _HEADER: Final = struct.Struct(">bi")
 
 
 def frame_value(schema_id: int, body: bytes) -> bytes:
-    """Return `body` with the header for `schema_id` in front.
+    r"""Return `body` with the header for `schema_id` in front.
 
     >>> frame_value(7, b"x")
-    b'\\x00\\x00\\x00\\x00\\x07x'
+    b'\x00\x00\x00\x00\x07x'
     """
     return _HEADER.pack(0, schema_id) + body
 

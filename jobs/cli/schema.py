@@ -42,18 +42,17 @@ def list_command(ctx: click.Context, *, as_json: bool) -> None:
     Example: riskstream schema list --json
     """
     registry = _registry(ctx)
-    rows = []
-    for subject in registry.subjects():
-        for item in registry.versions(subject):
-            rows.append(
-                {
-                    "subject": subject,
-                    "version": item.version,
-                    "schema_id": item.schema_id,
-                    "name": item.node.label(),
-                    "fields": len(item.node.fields),
-                }
-            )
+    rows = [
+        {
+            "subject": subject,
+            "version": item.version,
+            "schema_id": item.schema_id,
+            "name": item.node.label(),
+            "fields": len(item.node.fields),
+        }
+        for subject in registry.subjects()
+        for item in registry.versions(subject)
+    ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -176,7 +175,7 @@ def register_command(
 ) -> None:
     """Register the schema in FILE under SUBJECT, or under TOPIC-value for the name of a topic.
 
-    Example: riskstream schema register card-transactions-value schemas/contracts/card_transaction.avsc
+    Example: riskstream schema register card-labels schemas/contracts/label.avsc
     """
     registry = _registry(ctx)
     text = file.read_text(encoding="utf-8")

@@ -3,9 +3,9 @@
     python -m tests.fuzz.avro_fuzz --records 1000000
 
 Damage is mutation of valid records of our contracts and of random schemas (numba's machine code
-cannot be instrumented for coverage, so structure takes the place of it: lengths, counts, branches and
-continuation bits are what the mutations aim at). Every record must end in a decoded row or a reason;
-a sample is decoded by the reference too and must agree.
+cannot be instrumented for coverage, so structure takes the place of it: lengths, counts, branches
+and continuation bits are what the mutations aim at). Every record must end in a decoded row or a
+reason; a sample is decoded by the reference too and must agree.
 """
 
 from __future__ import annotations

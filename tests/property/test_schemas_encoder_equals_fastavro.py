@@ -150,7 +150,7 @@ def test_what_does_not_fit_the_schema_is_refused_by_name(
 def test_a_field_without_column_and_default_is_refused() -> None:
     columns = columns_of([ROW])
     del columns["large"]
-    with pytest.raises(EncodeError, match="'large'.*no default"):
+    with pytest.raises(EncodeError, match=r"'large'.*no default"):
         ColumnarEncoder(SCHEMA, 1).encode(columns)
 
 

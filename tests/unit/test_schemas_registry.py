@@ -60,7 +60,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
     def answer(self, code: int, body: object) -> None:
@@ -131,7 +131,7 @@ class Time:
         self.now += seconds
 
 
-def http(server: Server, time: Time | None = None, password: str = "secret") -> HttpRegistry:  # noqa: S107
+def http(server: Server, time: Time | None = None, password: str = "secret") -> HttpRegistry:
     time = time or Time()
     return HttpRegistry(server.url, "ana", password, clock=time.clock, sleep=time.sleep)
 
@@ -166,7 +166,7 @@ def test_a_schema_that_breaks_the_promise_is_refused_with_every_problem(
     registry: SchemaRegistry,
 ) -> None:
     registry.register("t-value", V1)
-    with pytest.raises(IncompatibleSchemaError, match="R.a: string cannot be read as long"):
+    with pytest.raises(IncompatibleSchemaError, match=r"R\.a: string cannot be read as long"):
         registry.register("t-value", BROKEN, Mode.FULL)
     assert len(registry.check("t-value", BROKEN, Mode.FULL)) == 2
     assert registry.check("t-value", V2, Mode.FULL_TRANSITIVE) == []
@@ -236,8 +236,8 @@ def test_a_server_that_stays_away_is_a_retryable_error(server: Server) -> None:
 
 
 def test_a_wrong_password_says_what_to_check_and_does_not_show_it(server: Server) -> None:
-    with pytest.raises(ConfigurationError, match="401.*schemas.password") as caught:
-        http(server, password="wrong-one").subjects()  # noqa: S106
+    with pytest.raises(ConfigurationError, match=r"401.*schemas\.password") as caught:
+        http(server, password="wrong-one").subjects()
     assert "wrong-one" not in str(caught.value)
 
 
