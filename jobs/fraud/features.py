@@ -1,8 +1,8 @@
 """The features of the fraud job: what the model sees of each card transaction.
 
-The window features are those of the reproducible fraud-detection literature (count and mean amount of
-the customer, count and fraud share of the terminal a week back); `riskstream features explain` says what
-each means.
+The window features are those of the reproducible fraud-detection literature (count and mean amount
+of the customer, count and fraud share of the terminal a week back); `riskstream features explain`
+says what each means.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 __all__ = ["reserve_words"]
 
-# 64 GiB of addresses per shard: more than any machine in sight holds, nothing until touched. Growing by
-# copying instead would stop a shard of 10 million events for about a second.
+# 64 GiB of addresses per shard: more than any machine in sight holds, nothing until touched.
+# Growing by copying instead would stop a shard of 10 million events for about a second.
 RESERVE_WORDS: Final = 8 << 30
 # Where addresses are rationed (`vm.overcommit_memory=2`) ever less is tried, down to 64 MiB.
 SMALLEST_WORDS: Final = 8 << 20

@@ -103,9 +103,7 @@ def _check_filter(item: Filter, known: dict[str, Field], mistakes: list[str]) ->
     field = _check_field(f"filter {item.name!r}", item.field, known, mistakes)
     if item.operator not in _COMPARISONS:
         expected = " ".join(_COMPARISONS)
-        mistakes.append(
-            f"filter {item.name!r}: expected one of {expected}, was {item.operator!r}"
-        )
+        mistakes.append(f"filter {item.name!r}: expected one of {expected}, was {item.operator!r}")
     if field is None:
         return
     if field.kind == "text":

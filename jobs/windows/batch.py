@@ -47,9 +47,10 @@ class RowFlag(IntFlag):
 class EventBatch:
     """Rows of one entity in arrival order; labels stand among the events where they arrived.
 
-    `event_time_ms` of a label is the time of the label itself and does not move the clock. `fields` holds
-    the source fields that the feature set names, and, where a row is a label, `is_fraud` (bool or
-    integer) and `revision` (integer, absent or null means 0). A field that is missing is null.
+    `event_time_ms` of a label is the time of the label itself and does not move the clock.
+    `fields` holds the source fields that the feature set names, and, where a row is a label,
+    `is_fraud` (bool or integer) and `revision` (integer, absent or null means 0). A field that is
+    missing is null.
     """
 
     kind: NDArray[np.uint8]
@@ -66,9 +67,9 @@ class EventBatch:
 class Processed:
     """What a batch gave.
 
-    `features` is float64 (n, k) in the order of `FeatureSet.names_of(entity)`; rows that are not events
-    are NaN. `flags` is uint8 of `RowFlag`. `delta` is the durable form of exactly what the batch
-    changed, empty when it changed nothing.
+    `features` is float64 (n, k) in the order of `FeatureSet.names_of(entity)`; rows that are not
+    events are NaN. `flags` is uint8 of `RowFlag`. `delta` is the durable form of exactly what the
+    batch changed, empty when it changed nothing.
     """
 
     features: NDArray[np.float64]

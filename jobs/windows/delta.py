@@ -1,8 +1,8 @@
 """The durable form of what a batch changed: versioned, self-describing, foldable.
 
-A chunk holds rows (counted events and accepted labels) in arrival order. It names the source fields it
-holds, so a store under a changed feature set picks what it needs: a field that a chunk lacks is null for
-its rows, a field that is no longer used is passed over.
+A chunk holds rows (counted events and accepted labels) in arrival order. It names the source
+fields it holds, so a store under a changed feature set picks what it needs: a field that a chunk
+lacks is null for its rows, a field that is no longer used is passed over.
 
 ========  ======  =====================================================================
 offset    type    field
@@ -18,8 +18,8 @@ offset    type    field
 32                field table (JSON: source, kind, multiplier), then the body
 ========  ======  =====================================================================
 
-Body: `kind` u8[n], `valid` u32[n], `key_length` u16[n], `time`, `id`, `label` and one column per field,
-each int64[n], then the key bytes. All little-endian, unaligned.
+Body: `kind` u8[n], `valid` u32[n], `key_length` u16[n], `time`, `id`, `label` and one column per
+field, each int64[n], then the key bytes. All little-endian, unaligned.
 """
 
 from __future__ import annotations
@@ -37,7 +37,15 @@ from numpy.typing import NDArray
 from jobs.windows.errors import StateFormatError
 from jobs.windows.raw import RawField
 
-__all__ = ["CHUNK_VERSION", "Chunk", "chunk_header", "decode_chunk", "encode_chunk", "field_table", "join_chunks"]
+__all__ = [
+    "CHUNK_VERSION",
+    "Chunk",
+    "chunk_header",
+    "decode_chunk",
+    "encode_chunk",
+    "field_table",
+    "join_chunks",
+]
 
 CHUNK_VERSION: Final = 1
 """The version that this code writes; it reads all up to it."""
@@ -126,13 +134,15 @@ def chunk_header(data: bytes) -> ChunkHeader:
         StateFormatError: when it is not a chunk, or was written by a newer version.
     """
     if len(data) < _HEADER.size or data[:4] != _MAGIC:
-        msg = f"reading window state: expected a chunk that starts with {_MAGIC!r}, was {data[:8]!r}"
+        msg = (
+            f"reading window state: expected a chunk that starts with {_MAGIC!r}, was {data[:8]!r}"
+        )
         raise StateFormatError(msg)
     _, version, packed, table, rows, body, clock, first = _HEADER.unpack_from(data)
     if version > CHUNK_VERSION:
         msg = (
-            f"reading window state: version {version} is newer than {CHUNK_VERSION}, the newest known "
-            "here; run the job with the release that wrote this state, or a later one"
+            f"reading window state: version {version} is newer than {CHUNK_VERSION}, the newest "
+            "known here; run the job with the release that wrote this state, or a later one"
         )
         raise StateFormatError(msg)
     return ChunkHeader(version, bool(packed), table, rows, body, clock, first)

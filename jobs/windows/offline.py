@@ -1,24 +1,24 @@
 """The same features over files: for training, backfill and proofs.
 
-A file is read in its order, as if it were the topic; labels join the stream when they would have been
-known: `label_delay` after their event, before the first event that reaches that time. The same stores
-and kernels as online do the rest, so equality is not a matter of care.
+A file is read in its order, as if it were the topic; labels join the stream when they would have
+been known: `label_delay` after their event, before the first event that reaches that time. The
+same stores and kernels as online do the rest, so equality is not a matter of care.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.windows.batch import EventBatch, Kind
+from jobs.windows.batch import EventBatch, Kind, Processed
 from jobs.windows.durations import DAY_MS
 from jobs.windows.errors import FeatureInputError
 from jobs.windows.event_features import event_features
@@ -27,8 +27,16 @@ from jobs.windows.store import ShardStore
 from jobs.windows.tables import normalise, number_column, read_chunks, string_column
 from schemas.columns import NumberColumn, StringColumn
 
-__all__ = ["DEFAULT_LABEL_DELAY_DAYS", "FeatureTable", "OfflineRun", "build_features", "features_of"]
+__all__ = [
+    "DEFAULT_LABEL_DELAY_DAYS",
+    "FeatureTable",
+    "OfflineRun",
+    "build_features",
+    "features_of",
+]
 
+_Number = TypeVar("_Number", bound=np.generic)
+"""What a joined column holds."""
 DEFAULT_LABEL_DELAY_DAYS: Final = 7.0
 """How long after its event a label is known, unless told otherwise."""
 
@@ -37,8 +45,9 @@ DEFAULT_LABEL_DELAY_DAYS: Final = 7.0
 class FeatureTable:
     """Features of recorded events in file order: float64 (n, k), k named by `names`.
 
-    `keys` holds the key of each entity as Arrow strings, `is_fraud` is None when the file has no labels,
-    `amount_minor` is None when it has no amounts. `flags` is uint8 of `RowFlag`, all entities together.
+    `keys` holds the key of each entity as Arrow strings, `is_fraud` is None when the file has no
+    labels, `amount_minor` is None when it has no amounts. `flags` is uint8 of `RowFlag`, all
+    entities together.
     """
 
     names: tuple[str, ...]
@@ -106,12 +115,14 @@ class OfflineRun:
         position = np.concatenate([2 * label_at, 2 * np.arange(n) + 1])
         order = np.argsort(position, kind="stable")
         ids = _stack(labels, "event_id", columns["event_id"], order)
-        kind = np.concatenate(
-            [np.full(len(label_at), Kind.LABEL), np.full(n, Kind.EVENT)]
-        ).astype(np.uint8)[order]
+        kind = np.concatenate([np.full(len(label_at), Kind.LABEL), np.full(n, Kind.EVENT)]).astype(
+            np.uint8
+        )[order]
         label_times = _numbers(labels, "known_ms", len(label_at))
         all_times = np.concatenate([label_times, times])[order]
-        all_fields = {name: _padded(column, len(label_at), order) for name, column in fields.items()}
+        all_fields = {
+            name: _padded(column, len(label_at), order) for name, column in fields.items()
+        }
         is_fraud = np.concatenate([np.ones(len(label_at), np.int64), np.zeros(n, np.int64)])[order]
         all_fields["is_fraud"] = NumberColumn(is_fraud, np.ones(len(order), np.bool_))
         batches = []
@@ -140,9 +151,7 @@ class OfflineRun:
             None if fraud is None else number_column(fraud).values.astype(np.bool_),
         )
 
-    def _fields(
-        self, columns: Mapping[str, pa.Array]
-    ) -> dict[str, NumberColumn | StringColumn]:
+    def _fields(self, columns: Mapping[str, pa.Array]) -> dict[str, NumberColumn | StringColumn]:
         fields: dict[str, NumberColumn | StringColumn] = {}
         for field in self.feature_set.fields:
             column = columns.get(field.source)
@@ -173,7 +182,10 @@ class OfflineRun:
             known = times[rows] + self._delay_ms
             taken = {name: column.take(pa.array(rows)) for name, column in keys.items()}
             parts.append(
-                pa.table({"event_id": columns["event_id"].take(pa.array(rows)), "known_ms": known} | taken)
+                pa.table(
+                    {"event_id": columns["event_id"].take(pa.array(rows)), "known_ms": known}
+                    | taken
+                )
             )
             places.append(np.maximum(np.searchsorted(reached, known, "left"), rows + 1))
         if not parts:
@@ -248,12 +260,13 @@ def features_of(
             yield run.process(columns)
 
 
-def _process_one(store: ShardStore, batch: EventBatch):
+def _process_one(store: ShardStore, batch: EventBatch) -> Processed:
     return store.process(batch)
 
 
-def _joined(parts):
-    return None if parts[0] is None else np.concatenate(parts)
+def _joined(parts: Sequence[NDArray[_Number] | None]) -> NDArray[_Number] | None:
+    present = [part for part in parts if part is not None]
+    return np.concatenate(present) if present else None
 
 
 def _numbers(table: pa.Table | None, name: str, n: int) -> NDArray[np.int64]:

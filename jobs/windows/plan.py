@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.windows._kernels import PLAN_WIDTH
+from jobs.windows._layout import PLAN_WIDTH
 from jobs.windows.durations import duration_ms
 from jobs.windows.raw import RawField, hash_text
 from jobs.windows.spec import Aggregation, FeatureSet, Field
@@ -45,10 +45,11 @@ _COUNT, _SUM, _SQUARES = 0, 1, 2
 class EntityPlan:
     """What the kernels need to know about one entity of a feature set.
 
-    Tables, all int64 unless said: `header` see `_kernels`; `raws` (fields, 3) kind and columns; `measures`
-    (m, 4) kind, field, filter, prefix column; `filters` (f, 4) type, field, comparison, text hash with
-    `filter_operands` float64; `bounds` (b, 3) window, delay, may be tiled; `features` (k, 5) operation,
-    bound and columns with `feature_numbers` float64 (k, 3) default, half life in ms, divisor.
+    Tables, all int64 unless said: `header` see `_kernels`; `raws` (fields, 3) kind and columns;
+    `measures` (m, 4) kind, field, filter, prefix column; `filters` (f, 4) type, field, comparison,
+    text hash with `filter_operands` float64; `bounds` (b, 3) window, delay, may be tiled;
+    `features` (k, 5) operation, bound and columns with `feature_numbers` float64 (k, 3) default,
+    half life in ms, divisor.
     """
 
     entity: str

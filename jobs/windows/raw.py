@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.windows._kernels import hash_column
+from jobs.windows._key_kernels import hash_column
 from schemas.columns import NumberColumn, StringColumn
 
 __all__ = ["RawField", "hash_strings", "hash_text", "label_codes", "raw_matrix"]
@@ -85,9 +85,7 @@ def raw_matrix(
     return raw, valid
 
 
-def label_codes(
-    columns: Mapping[str, NumberColumn | StringColumn], n: int
-) -> NDArray[np.int64]:
+def label_codes(columns: Mapping[str, NumberColumn | StringColumn], n: int) -> NDArray[np.int64]:
     """Return revision * 4 + fraud * 2 + 1 for each row; only rows that are labels are read."""
     codes = np.ones(n, np.int64)
     fraud, revision = columns.get("is_fraud"), columns.get("revision")

@@ -1,7 +1,7 @@
 """The feature language: a feature set is declared once and means the same online and offline.
 
-A declaration reads top to bottom: the fields that events carry, the filters over them, then per entity
-the aggregations, each over one or more windows::
+A declaration reads top to bottom: the fields that events carry, the filters over them, then per
+entity the aggregations, each over one or more windows::
 
     FeatureSet(
         name="example",
@@ -14,9 +14,9 @@ the aggregations, each over one or more windows::
         ),
     )
 
-gives `customer_count_1d`, `customer_count_7d` and `customer_amount_mean_7d`. A window `w` at an event of
-time t covers `(t - w, t]` and includes the event itself; with a delay d it covers `(t - d - w, t - d]`.
-Nothing here computes: `plan` compiles a declaration, `store` runs it.
+gives `customer_count_1d`, `customer_count_7d` and `customer_amount_mean_7d`. A window `w` at an
+event of time t covers `(t - w, t]` and includes the event itself; with a delay d it covers `(t - d
+- w, t - d]`. Nothing here computes: `plan` compiles a declaration, `store` runs it.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ SEMANTICS_VERSION: Final = 1
 class Field:
     """One source field: `kind` is integer, coordinate or text.
 
-    A numeric field is held as the integer `round(source * multiplier)` and leaves as that integer divided
-    by `divisor`, so sums never drift.
+    A numeric field is held as the integer `round(source * multiplier)` and leaves as that integer
+    divided by `divisor`, so sums never drift.
     """
 
     name: str
@@ -120,8 +120,8 @@ class HotKeys:
     """When a key counts as hot: it holds more than `events` events.
 
     Events older than the `events` newest ones are then kept as tiles of width `tile`. Aggregations
-    declared with `tiles=True` round the old end of a window down to a tile; all others see the newest
-    events only. Rows concerned carry `RowFlag.TILED`.
+    declared with `tiles=True` round the old end of a window down to a tile; all others see the
+    newest events only. Rows concerned carry `RowFlag.TILED`.
     """
 
     events: int
@@ -162,8 +162,8 @@ class WindowFeature:
 class FeatureSet:
     """All features of a job, validated when declared.
 
-    `allowed_lateness` is how late an event may be, against the newest of its key, and still have every
-    window exact; it is memory, because that much more than the longest window is kept.
+    `allowed_lateness` is how late an event may be, against the newest of its key, and still have
+    every window exact; it is memory, because that much more than the longest window is kept.
 
     Raises:
         FeatureDeclarationError: with every mistake in one message.
@@ -300,7 +300,7 @@ def labelled(name: str) -> Filter:
 
 
 def where(name: str, field: str, operator: str, operand: float | str) -> Filter:
-    """Declare a filter such as `where("large", "amount", ">", 500)`, in the field's feature units."""
+    """Declare a filter such as `where("large", "amount", ">", 500)`, in feature units."""
     return Filter(name, field, operator, operand)
 
 
@@ -327,7 +327,7 @@ def count(
     windows: tuple[str, ...],
     *,
     field: str | None = None,
-    filter: str | None = None,  # noqa: A002 - the word of the language
+    filter: str | None = None,
     delay: str | None = None,
     tiles: bool = False,
 ) -> Aggregation:
@@ -339,7 +339,7 @@ def total(
     field: str,
     windows: tuple[str, ...],
     *,
-    filter: str | None = None,  # noqa: A002 - the word of the language
+    filter: str | None = None,
     delay: str | None = None,
     tiles: bool = False,
 ) -> Aggregation:
@@ -351,7 +351,7 @@ def mean(
     field: str,
     windows: tuple[str, ...],
     *,
-    filter: str | None = None,  # noqa: A002 - the word of the language
+    filter: str | None = None,
     delay: str | None = None,
     default: float = 0.0,
     tiles: bool = False,
@@ -398,7 +398,7 @@ def distinct(field: str, windows: tuple[str, ...], *, delay: str | None = None) 
 
 
 def ratio(
-    filter: str,  # noqa: A002 - the word of the language
+    filter: str,
     windows: tuple[str, ...],
     *,
     delay: str | None = None,

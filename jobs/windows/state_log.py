@@ -1,14 +1,14 @@
 """The durable log of a shard: small deltas, folded into bounded, compressed segments.
 
-A batch costs one put. After every `FANOUT` batches the newest entries are folded into one compressed
-chunk, and chunks into larger ones until they reach a segment; a segment is left alone and goes when the
-shard's clock is two horizons past it. So each row is rewritten a few times at most, no value grows
-without limit, and an incremental checkpoint uploads little.
+A batch costs one put. After every `FANOUT` batches the newest entries are folded into one
+compressed chunk, and chunks into larger ones until they reach a segment; a segment is left alone
+and goes when the shard's clock is two horizons past it. So each row is rewritten a few times at
+most, no value grows without limit, and an incremental checkpoint uploads little.
 
 Entries are numbered; an entry's number is that of the newest delta in it and its header names the
 oldest. A fold writes the chunk under its newest number and then removes the others. A crash between
-those two leaves entries that the chunk covers: `chunks` passes over them and removes them. The log is
-therefore consistent after every single put or remove.
+those two leaves entries that the chunk covers: `chunks` passes over them and removes them. The log
+is therefore consistent after every single put or remove.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["FANOUT", "SEGMENT_BYTES", "LogStore", "MemoryLog", "StateLog"]
 FANOUT: Final = 32
 """Deltas folded at once. Fewer: more rewriting; more: longer pauses and more entries to read."""
 SEGMENT_BYTES: Final = 2 * 1024 * 1024
-"""A chunk of half this size is left alone. A fold gathers at most twice this before compression, so no
-value passes 4 MiB, which every state backend writes in one piece."""
+"""A chunk of half this size is left alone. A fold gathers at most twice this before compression,
+so no value passes 4 MiB, which every state backend writes in one piece."""
 _FIRST_SEQUENCE: Final = struct.Struct("<q")
 _FIRST_SEQUENCE_AT: Final = 24
 
@@ -155,7 +155,8 @@ class StateLog:
         """Join the newest entries into one chunk, and older ones as long as that pays.
 
         An older chunk joins when it is no larger than what was gathered so far: sizes grow
-        geometrically towards the head of the log, so a row is rewritten a logarithmic number of times.
+        geometrically towards the head of the log, so a row is rewritten a logarithmic number of
+        times.
         """
         start, size = len(self._entries), 0
         while start > 0:

@@ -5,10 +5,10 @@ Semantics, for an event of time t of a key (see docs/windows.md for the reasons)
 * A window covers `(t - w, t]`, or `(t - d - w, t - d]` with a delay, and includes the event itself.
 * Among events of equal time the order is that of arrival: an event sees those that came before it.
 * A key's clock is its newest event time (and never more than one horizon behind the shard's). The
-  *horizon* is the longest window and delay plus the allowed lateness. Events at or before clock minus
-  horizon are out of sight for ever; pruning them from memory cannot be noticed.
-* A late event is inserted at its event time, counted from then on, and scored as of its own time. An
-  event that is out of sight on arrival is scored alone and flagged, not counted.
+  *horizon* is the longest window and delay plus the allowed lateness. Events at or before clock
+  minus horizon are out of sight for ever; pruning them from memory cannot be noticed.
+* A late event is inserted at its event time, counted from then on, and scored as of its own time.
+  An event that is out of sight on arrival is scored alone and flagged, not counted.
 * An event id counts once per key while its event is in sight; the repeat is scored like the first.
 * A label changes its event in place; revisions only go up. A label without its event waits for it.
 * Nulls: counts count events, everything else leaves null values out.
@@ -20,12 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.windows import _kernels as kernels
+from jobs.windows import _layout as layout
+from jobs.windows._key_kernels import pack_keys
 from jobs.windows._memory import reserve_words
 from jobs.windows.batch import EventBatch, Kind, Processed
 from jobs.windows.delta import Chunk, decode_chunk, encode_chunk, field_table, join_chunks
@@ -36,8 +38,10 @@ from schemas.columns import StringColumn
 
 __all__ = ["ShardStore", "StoreStats", "warm"]
 
-# Slots looked at after every batch for keys to drop: a pass over a million keys takes 60 k batches and
-# costs a batch about 1 us.
+_Number = TypeVar("_Number", bound=np.generic)
+"""What a growing array holds."""
+# Slots looked at after every batch for keys to drop: a pass over a million keys takes 60 k batches
+# and costs a batch about 1 us.
 PRUNE_SLOTS: Final = 16
 # Rows of a chunk restored in one call: bounds the scratch memory, amortises the call.
 RESTORE_ROWS: Final = 1 << 20
@@ -63,17 +67,17 @@ class ShardStore:
         self._table_bytes = field_table(self.plan.raw_fields)
         self._arena = reserve_words()
         self._floats = self._arena.view(np.float64)
-        self._meta = np.zeros(kernels.META_WIDTH, np.int64)
-        self._meta[kernels.CLOCK] = kernels.NEVER
-        self._meta[kernels.SLOTS] = 1
-        self._meta[kernels.WAITS] = 1
+        self._meta = np.zeros(layout.META_WIDTH, np.int64)
+        self._meta[layout.CLOCK] = layout.NEVER
+        self._meta[layout.SLOTS] = 1
+        self._meta[layout.WAITS] = 1
         self._table = np.zeros(1024, np.int64)
-        self._slots = np.zeros((512, kernels.SLOT_WIDTH), np.int64)
+        self._slots = np.zeros((512, layout.SLOT_WIDTH), np.int64)
         self._key_bytes = np.zeros(16 * 1024, np.uint8)
         self._waits = np.zeros((64, 4), np.int64)
-        self._slots[0, kernels.CAPACITY] = kernels.FIRST_CAPACITY
-        self._slots[0, kernels.KEY_LENGTH] = -1
-        self._meta[kernels.ARENA_TOP] = kernels.FIRST_CAPACITY * self.plan.columns
+        self._slots[0, layout.CAPACITY] = layout.FIRST_CAPACITY
+        self._slots[0, layout.KEY_LENGTH] = -1
+        self._meta[layout.ARENA_TOP] = layout.FIRST_CAPACITY * self.plan.columns
 
     @property
     def horizon_ms(self) -> int:
@@ -83,14 +87,14 @@ class ShardStore:
     @property
     def clock_ms(self) -> int | None:
         """The newest event time counted so far, or None."""
-        clock = int(self._meta[kernels.CLOCK])
-        return None if clock == kernels.NEVER else clock
+        clock = int(self._meta[layout.CLOCK])
+        return None if clock == layout.NEVER else clock
 
     def process(self, batch: EventBatch) -> Processed:
         """Count the rows in order, score the events and return what must be made durable.
 
-        Rows that are not events have NaN features. Nothing is raised for any data: what cannot be used
-        is null, and said in the flags.
+        Rows that are not events have NaN features. Nothing is raised for any data: what cannot be
+        used is null, and said in the flags.
         """
         n = len(batch)
         raw, valid = raw_matrix(self.plan.raw_fields, batch.fields, n)
@@ -129,24 +133,24 @@ class ShardStore:
 
     def prune(self) -> int:
         """Drop every key whose events are all out of sight; return how many went."""
-        dropped: int = kernels.prune_slots(int(self._meta[kernels.SLOTS]), *self._prunable())
+        dropped: int = kernels.prune_slots(int(self._meta[layout.SLOTS]), *self._prunable())
         return dropped
 
     def memory_bytes(self) -> int:
         """Return the bytes in use: logs, their spare room, keys and index."""
         fixed = (self._table, self._slots, self._key_bytes, self._waits)
-        arena = int(self._meta[kernels.ARENA_TOP]) * 8
+        arena = int(self._meta[layout.ARENA_TOP]) * 8
         return arena + sum(array.nbytes for array in fixed)
 
     def stats(self) -> StoreStats:
         """Return what the store holds now."""
-        waiting, at = int(self._meta[kernels.WAITS]) - 1, int(self._meta[kernels.FREE_WAIT])
+        waiting, at = int(self._meta[layout.WAITS]) - 1, int(self._meta[layout.FREE_WAIT])
         while at:
             waiting -= 1
             at = int(self._waits[at, 3])
         return StoreStats(
-            keys=int(self._meta[kernels.KEYS]),
-            events=int(self._meta[kernels.ROWS]),
+            keys=int(self._meta[layout.KEYS]),
+            events=int(self._meta[layout.ROWS]),
             waiting_labels=waiting,
             memory_bytes=self.memory_bytes(),
             clock_ms=self.clock_ms,
@@ -215,29 +219,29 @@ class ShardStore:
                 changed,
             )
             if reached < n:
-                self._grow_arena(int(self._meta[kernels.NEED]))
+                self._grow_arena(int(self._meta[layout.NEED]))
         return changed
 
     def _grow(self, rows: int, key_bytes: int) -> None:
         meta = self._meta
-        slots = int(meta[kernels.SLOTS]) + rows
+        slots = int(meta[layout.SLOTS]) + rows
         if slots > len(self._slots):
             self._slots = _enlarged(self._slots, slots)
-        keys = int(meta[kernels.KEYS]) + rows
+        keys = int(meta[layout.KEYS]) + rows
         if 2 * keys > len(self._table):
             size = 1 << (3 * keys).bit_length()
             self._table = np.zeros(size, np.int64)
             kernels.rebuild_table(self._table, self._slots, meta)
-        top = int(meta[kernels.KEY_TOP]) + key_bytes
+        top = int(meta[layout.KEY_TOP]) + key_bytes
         if top > len(self._key_bytes):
             self._key_bytes = _enlarged(self._key_bytes, top)
-        waits = int(meta[kernels.WAITS]) + rows
+        waits = int(meta[layout.WAITS]) + rows
         if waits > len(self._waits):
             self._waits = _enlarged(self._waits, waits)
 
     def _grow_arena(self, words: int) -> None:
         # Only reached where the system would not reserve enough addresses in one piece.
-        needed = int(self._meta[kernels.ARENA_TOP]) + words
+        needed = int(self._meta[layout.ARENA_TOP]) + words
         self._arena = _enlarged(self._arena, needed)
         self._floats = self._arena.view(np.float64)
 
@@ -256,11 +260,11 @@ class ShardStore:
         key, times, kind = batch.key, batch.event_time_ms, batch.kind
         lengths = key.lengths[rows].astype(np.uint16)
         keys = np.empty(int(lengths.sum(dtype=np.int64)), np.uint8)
-        kernels.pack_keys(key.data, key.starts, key.lengths, rows, keys)
-        clock = int(self._meta[kernels.CLOCK])
+        pack_keys(key.data, key.starts, key.lengths, rows, keys)
+        clock = int(self._meta[layout.CLOCK])
         if self.plan.uses_labels and batch.kind.any():
             of_labels = times[rows][kind[rows] == Kind.LABEL]
-            clock = max(clock, int(of_labels.max(initial=kernels.NEVER)))
+            clock = max(clock, int(of_labels.max(initial=layout.NEVER)))
         chunk = Chunk(
             self.plan.raw_fields,
             clock,
@@ -301,7 +305,7 @@ class ShardStore:
         return rows
 
 
-def _enlarged(array: NDArray[np.generic], length: int) -> NDArray[np.generic]:
+def _enlarged(array: NDArray[_Number], length: int) -> NDArray[_Number]:
     grown = np.zeros((max(length, 2 * len(array)), *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown

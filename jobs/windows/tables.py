@@ -68,7 +68,7 @@ def row_count(path: Path) -> int | None:
 def normalise(
     table: pa.Table, wanted: tuple[str, ...], renamed: Mapping[str, str]
 ) -> dict[str, pa.Array]:
-    """Return the wanted columns under our names, in our units; those that the file lacks are left out.
+    """Return the wanted columns under our names and units; what the file lacks is left out.
 
     `renamed` maps our names to the file's (`--map`), without a change of units. Times may be epoch
     milliseconds, `ts_epoch_s` seconds, or timestamps, which count as UTC when they name no zone.

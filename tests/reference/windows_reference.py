@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.windows.batch import Kind, RowFlag
 from jobs.windows.durations import duration_ms
-from jobs.windows.spec import Field, FeatureSet, WindowFeature
+from jobs.windows.spec import FeatureSet, Field, WindowFeature
 
 NEVER = -(1 << 62)
 
@@ -120,9 +120,7 @@ class Reference:
         if tiles == NEVER:
             return RowFlag(0)
         old = [e for e in key.events if self._tile(cut) < e.time <= tiles]
-        reaches = any(
-            max(event.time - c.delay_ms - c.window_ms, cut) < tiles for c in self.columns
-        )
+        reaches = any(max(event.time - c.delay_ms - c.window_ms, cut) < tiles for c in self.columns)
         return RowFlag.TILED if old and reaches else RowFlag(0)
 
     def _label(self, row: Row) -> RowFlag:

@@ -1,0 +1,183 @@
+"""Compiled kernels over the keys of a store: an open-addressing table over exact key bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import int64, njit, types, uint8
+
+from jobs.windows._layout import (
+    BASE,
+    CAPACITY,
+    FREE_SLOT,
+    HASH,
+    HEAD,
+    HINT,
+    KEY_AT,
+    KEY_LENGTH,
+    KEY_ROOM,
+    KEY_TOP,
+    KEYS,
+    LAST,
+    LONGS,
+    LONGS_IN,
+    NEVER,
+    NEWEST,
+    SLOTS,
+    STRINGS,
+    WAITING,
+    Bytes,
+    Ints,
+    Longs,
+)
+
+__all__ = [
+    "create_slot",
+    "drop_slot",
+    "find_slot",
+    "hash_bytes",
+    "hash_column",
+    "pack_keys",
+]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def hash_bytes(data: Bytes, start: int, length: int) -> int:
+    k1 = np.uint64(0x9E3779B97F4A7C15)
+    k2 = np.uint64(0xC2B2AE3D27D4EB4F)
+    h = (np.uint64(length) + np.uint64(1)) * k2
+    at = start
+    end = start + length
+    while at < end:
+        word = np.uint64(0)
+        stop = min(at + 8, end)
+        shift = np.uint64(0)
+        for j in range(at, stop):
+            word |= np.uint64(data[j]) << shift
+            shift += np.uint64(8)
+        h = (h ^ word) * k1
+        h ^= h >> np.uint64(32)
+        at = stop
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xFF51AFD7ED558CCD)
+    h ^= h >> np.uint64(33)
+    h *= k2
+    h ^= h >> np.uint64(29)
+    if h == np.uint64(0):
+        h = np.uint64(1)
+    return int(np.int64(h))
+
+
+@njit(types.void(*STRINGS, LONGS), cache=True, nogil=True, error_model="numpy")
+def hash_column(data: Bytes, starts: Longs, lengths: Ints, out: Longs) -> None:
+    """Write a 64-bit hash of each string to `out`; null gives 0, which no string hashes to."""
+    for i in range(len(starts)):
+        out[i] = 0 if lengths[i] < 0 else hash_bytes(data, starts[i], int(lengths[i]))
+
+
+@njit(int64(*STRINGS, LONGS_IN, uint8[::1]), cache=True, nogil=True, error_model="numpy")
+def pack_keys(data: Bytes, starts: Longs, lengths: Ints, rows: Longs, out: Bytes) -> int:
+    """Copy the keys of `rows` one after another into `out`; return the bytes written."""
+    at = 0
+    for i in rows:
+        for j in range(int(lengths[i])):
+            out[at] = data[starts[i] + j]
+            at += 1
+    return at
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def find_slot(
+    table: Longs,
+    slots: Longs,
+    key_bytes: Bytes,
+    data: Bytes,
+    start: int,
+    length: int,
+    h: int,
+) -> int:
+    mask = len(table) - 1
+    tag = h >> 32
+    at = h & mask
+    while True:
+        entry = table[at]
+        if entry == 0:
+            return 0
+        if entry >> 32 == tag:
+            s = entry & 0xFFFFFFFF
+            if slots[s, HASH] == h and slots[s, KEY_LENGTH] == length:
+                origin = slots[s, KEY_AT]
+                same = True
+                for j in range(length):
+                    if key_bytes[origin + j] != data[start + j]:
+                        same = False
+                        break
+                if same:
+                    return int(s)
+        at = (at + 1) & mask
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def create_slot(
+    table: Longs,
+    slots: Longs,
+    key_bytes: Bytes,
+    meta: Longs,
+    data: Bytes,
+    start: int,
+    length: int,
+    h: int,
+) -> int:
+    s = meta[FREE_SLOT]
+    if s != 0:
+        meta[FREE_SLOT] = slots[s, BASE]
+    else:
+        s = meta[SLOTS]
+        meta[SLOTS] = s + 1
+        slots[s, KEY_ROOM] = 0
+    if slots[s, KEY_ROOM] < length:
+        slots[s, KEY_AT] = meta[KEY_TOP]
+        slots[s, KEY_ROOM] = length
+        meta[KEY_TOP] += length
+    origin = slots[s, KEY_AT]
+    for j in range(length):
+        key_bytes[origin + j] = data[start + j]
+    slots[s, KEY_LENGTH] = length
+    slots[s, BASE] = 0
+    slots[s, CAPACITY] = 0
+    slots[s, HEAD] = 0
+    slots[s, LAST] = 0
+    slots[s, HASH] = h
+    slots[s, WAITING] = 0
+    slots[s, HINT] = 0
+    slots[s, NEWEST] = NEVER
+    mask = len(table) - 1
+    at = h & mask
+    while table[at] != 0:
+        at = (at + 1) & mask
+    table[at] = ((h >> 32) << 32) | s
+    meta[KEYS] += 1
+    return int(s)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def drop_slot(table: Longs, slots: Longs, meta: Longs, s: int) -> None:
+    mask = len(table) - 1
+    at = slots[s, HASH] & mask
+    while table[at] == 0 or (table[at] & 0xFFFFFFFF) != s:
+        at = (at + 1) & mask
+    # Close the gap so that no chain of probes is cut and no tombstones pile up.
+    gap = at
+    while True:
+        at = (at + 1) & mask
+        if table[at] == 0:
+            break
+        home = slots[table[at] & 0xFFFFFFFF, HASH] & mask
+        if ((at - home) & mask) >= ((at - gap) & mask):
+            table[gap] = table[at]
+            gap = at
+    table[gap] = 0
+    slots[s, HASH] = 0
+    slots[s, KEY_LENGTH] = -1
+    slots[s, BASE] = meta[FREE_SLOT]
+    meta[FREE_SLOT] = s
+    meta[KEYS] -= 1

@@ -1,0 +1,185 @@
+"""Where things stand in the arrays of a window store, and the types of those arrays.
+
+A key's log is one contiguous *region* of an int64 arena: `capacity` rows, stored column after
+column, so that a window's bounds and its prefix sums are near each other in memory. Row `head` is
+a sentinel that carries the prefix sums of all that was pruned; the entries are rows `head + 1` to
+`last`, ordered by event time and, where times are equal, by arrival. A sum over a window is the
+difference of two rows of a prefix column, exact in wrapping 64-bit arithmetic whatever was pruned
+before. Regions of one size are recycled through free lists. From 8 rows on, a region ends with a
+small Bloom filter of event ids.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numba import boolean, float64, int32, int64, types, uint8, uint32
+from numpy.typing import NDArray
+
+__all__ = [
+    "ARENA_TOP",
+    "BASE",
+    "BLOOM_FROM",
+    "CAPACITY",
+    "CLOCK",
+    "COLUMNS",
+    "CURSOR",
+    "DUPLICATE",
+    "FIRST_CAPACITY",
+    "FREE_REGIONS",
+    "FREE_SLOT",
+    "FREE_WAIT",
+    "HASH",
+    "HEAD",
+    "HINT",
+    "HORIZON",
+    "HOT_EVENTS",
+    "KEYS",
+    "KEY_AT",
+    "KEY_LENGTH",
+    "KEY_ROOM",
+    "KEY_TOP",
+    "LABEL_COLUMN",
+    "LARGEST",
+    "LAST",
+    "LATE",
+    "LATITUDE",
+    "LONGEST_KEY",
+    "LONGITUDE",
+    "LONGS",
+    "LONGS_IN",
+    "META_WIDTH",
+    "NEED",
+    "NEVER",
+    "NEWEST",
+    "NULL_KEY",
+    "OP_CHANGE",
+    "OP_COUNT",
+    "OP_DECAYED_COUNT",
+    "OP_DECAYED_SUM",
+    "OP_DISTANCE",
+    "OP_DISTINCT",
+    "OP_FIRST_SEEN_KEY",
+    "OP_FIRST_SEEN_VALUE",
+    "OP_LAST",
+    "OP_MAX",
+    "OP_MEAN",
+    "OP_MIN",
+    "OP_RATIO",
+    "OP_SINCE_FIRST",
+    "OP_SINCE_LAST",
+    "OP_SPEED",
+    "OP_STD",
+    "OP_SUM",
+    "OP_ZSCORE",
+    "PLAN_WIDTH",
+    "PROCESS",
+    "PRUNE",
+    "REACH",
+    "ROWS",
+    "SLOTS",
+    "SLOT_WIDTH",
+    "STALE_LABEL",
+    "STRINGS",
+    "TABLE",
+    "TABLE_IN",
+    "TILE",
+    "TILED",
+    "TOO_LATE",
+    "TRUNCATED",
+    "UNKNOWN_LABEL",
+    "WAITING",
+    "WAITS",
+    "WEIGHT_COLUMN",
+    "Bytes",
+    "Floats",
+    "Ints",
+    "Longs",
+    "Words",
+]
+
+Bytes: TypeAlias = NDArray[np.uint8]
+"""Key bytes, row kinds, flags."""
+Ints: TypeAlias = NDArray[np.int32]
+"""Lengths of strings."""
+Words: TypeAlias = NDArray[np.uint32]
+"""Validity, one bit per field."""
+Longs: TypeAlias = NDArray[np.int64]
+"""Times, hashes, prefix sums and tables."""
+Floats: TypeAlias = NDArray[np.float64]
+"""The arena seen as coordinates, and features."""
+
+# Columns of `slots`, one row per key; slot 0 is the scratch log of events that are not counted.
+BASE, CAPACITY, HEAD, LAST, HASH, KEY_AT, KEY_LENGTH, WAITING, HINT, NEWEST, KEY_ROOM = range(11)
+SLOT_WIDTH = 12
+# Cells of `meta`.
+CLOCK, SLOTS, FREE_SLOT, ARENA_TOP, KEY_TOP, KEYS, WAITS, FREE_WAIT, CURSOR, NEED, LARGEST, ROWS = (
+    range(12)
+)
+FREE_REGIONS = 16
+META_WIDTH = 64
+# Cells of `plan`.
+(
+    COLUMNS,
+    LABEL_COLUMN,
+    HORIZON,
+    REACH,
+    HOT_EVENTS,
+    TILE,
+    WEIGHT_COLUMN,
+    LATITUDE,
+    LONGITUDE,
+) = range(9)
+PLAN_WIDTH = 9
+NEVER = -(1 << 62)
+FIRST_CAPACITY = 4
+# What the u16 of a chunk holds; a longer key is treated as none.
+LONGEST_KEY = 65_535
+# Below 8 rows one pass over the ids costs less than keeping a filter of them.
+BLOOM_FROM = 8
+
+# The bits of `RowFlag`; a kernel cannot read an enum.
+DUPLICATE, LATE, TOO_LATE, UNKNOWN_LABEL, NULL_KEY, TRUNCATED, TILED, STALE_LABEL = (
+    1, 2, 4, 8, 16, 32, 64, 128,
+)  # fmt: skip
+
+(
+    OP_COUNT,
+    OP_SUM,
+    OP_MEAN,
+    OP_RATIO,
+    OP_MIN,
+    OP_MAX,
+    OP_STD,
+    OP_ZSCORE,
+    OP_DISTINCT,
+    OP_LAST,
+    OP_SINCE_LAST,
+    OP_SINCE_FIRST,
+    OP_CHANGE,
+    OP_DECAYED_COUNT,
+    OP_DECAYED_SUM,
+    OP_FIRST_SEEN_KEY,
+    OP_FIRST_SEEN_VALUE,
+    OP_DISTANCE,
+    OP_SPEED,
+) = range(19)
+
+
+def _read_only(kind: types.Type, dimensions: int = 1) -> types.Array:
+    # A plain array passes where a read-only one is declared; the reverse would compile again.
+    return types.Array(kind, dimensions, "C", readonly=True)
+
+
+# Explicit types: one compilation, whatever the arrays of a batch are made of.
+LONGS, TABLE = int64[::1], int64[:, ::1]
+LONGS_IN, TABLE_IN = _read_only(int64), _read_only(int64, 2)
+STRINGS = (_read_only(uint8), LONGS_IN, _read_only(int32))
+PROCESS = int64(
+    int64, _read_only(uint8), LONGS_IN, *STRINGS, LONGS_IN, LONGS_IN, TABLE_IN,
+    _read_only(uint32), LONGS, LONGS, TABLE, uint8[::1], TABLE, LONGS, LONGS, float64[::1],
+    LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, _read_only(float64), TABLE_IN, TABLE_IN,
+    _read_only(float64, 2), boolean, float64[:, ::1], uint8[::1], uint8[::1],
+)  # fmt: skip
+PRUNE = int64(int64, LONGS, TABLE, TABLE, LONGS, LONGS, LONGS_IN)
