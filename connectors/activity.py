@@ -67,7 +67,8 @@ def recent_rows(client: ClickHouseClient, window_seconds: float) -> Activity:
         "WITH decided_at_ms - published_at_ms AS decision_ms, "  # noqa: S608 - our own names
         "toUnixTimestamp64Milli(inserted_at) - published_at_ms AS row_ms "
         f"SELECT count() AS rows, {decisions}, "
-        f"quantilesExact({levels})(decision_ms) AS decision_levels, max(decision_ms) AS decision_max, "
+        f"quantilesExact({levels})(decision_ms) AS decision_levels, "
+        "max(decision_ms) AS decision_max, "
         f"quantilesExact({levels})(row_ms) AS row_levels, max(row_ms) AS row_max "
         f"FROM {SCORED_TABLE} "
         "WHERE inserted_at > now64(3, 'UTC') - toIntervalMillisecond({window:UInt64})",

@@ -102,8 +102,8 @@ class ProfilesRefused(FatalError):
 class ProfileClient(Protocol):
     """The part of a Redis client that a lookup uses."""
 
-    def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of keys, None where there is none."""
+    def mget(self, keys: Sequence[bytes]) -> object:
+        """Return a list of the values of keys, None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +289,9 @@ class ProfileLookup:
                 if self._client is None:
                     self._client = self._client_factory()
                 answer = self._client.mget(names)
+                if not isinstance(answer, list):
+                    msg = f"asking Redis for profiles: expected a list, was {answer!r:.80}"
+                    raise ProfilesRefused(msg)
                 self._leave_alone_until_ms = None
                 return answer
             except redis.AuthenticationError as e:

@@ -5,8 +5,8 @@ bytes, arrays as a LEB128 count and their items. The order of values is the orde
 column list, which is ours to choose: fixed-width columns go first, so that a row is one structured
 copy followed by its strings.
 
-Measured on a loaded 2-core machine, a scored transaction with 16 features (270 bytes): 1 us of CPU a
-row in batches of 500, 0.2 ms for a batch of five.
+Measured on a loaded 2-core machine, a scored transaction with 16 features (270 bytes): 1 us of CPU
+a row in batches of 500, 0.2 ms for a batch of five.
 """
 
 from __future__ import annotations
