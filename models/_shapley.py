@@ -233,11 +233,7 @@ def _shapley(
             rest = 1.0
             for item in range(first, first + size):
                 cell = rows[row, feature[item]]
-                if np.isnan(cell):
-                    holds = missing[item]
-                else:
-                    holds = cell > low[item] and cell <= high[item]
-                if holds:
+                if missing[item] if np.isnan(cell) else (low[item] < cell <= high[item]):
                     shares[met] = share[item]
                     named[met] = feature[item]
                     total[met] = 0.0

@@ -7,7 +7,7 @@ Contributions and `base` add up to the raw score, on the scale named by `scale`:
 `probability`     the score itself: forests that average probabilities, and everything sampled
 `margin`          the class' own raw sum before a softmax over several classes
 `path_length`     minus the mean path length over its expectation; the anomaly score is 2 to that
-power ================ 
+power ================
 ==================================================================================
 
 How a model is read is checked on its golden rows; a graph that is not understood exactly is

@@ -1,9 +1,8 @@
-"""Write one ONNX file per model: input `features` float32 (n, k), output `probability` float32 (n,
-1).
+"""Write one ONNX file per model: float32 `features` (n, k) in, `probability` (n, 1) out.
 
-Nodes are written from the fitted arrays rather than through a converter: one TreeEnsembleRegressor
-and its link, no label output, no per-row maps, and covers kept as hit rates so that any reader can
-explain the model without the library that trained it.
+Nodes are written from the fitted arrays rather than through a converter: one
+TreeEnsembleRegressor and its link, no label output, no per-row maps, and covers kept as hit rates
+so that any reader can explain the model without the library that trained it.
 """
 
 from __future__ import annotations

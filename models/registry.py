@@ -145,8 +145,10 @@ class Registry:
             Manifest.from_json((folder / MANIFEST_FILE).read_bytes())
             for folder in _shipped().values()
         ]
-        for path in self._files.glob(f"{self._root}/*/*/{MANIFEST_FILE}"):
-            manifests.append(Manifest.from_json(self._files.cat_file(path)))
+        manifests += [
+            Manifest.from_json(self._files.cat_file(path))
+            for path in self._files.glob(f"{self._root}/*/*/{MANIFEST_FILE}")
+        ]
         stages = self._stages()
         by_version = {manifest.version: manifest for manifest in manifests}
         return sorted(

@@ -8,6 +8,7 @@ are shared by all engines of a process through a `ModelCache`.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,9 +89,9 @@ class Outcome:
 class Scores:
     """Scores of one batch of n rows.
 
-    `model_index` points into `ScoringEngine.versions`. `shadow` holds the scores of models that
-    never decide. `unscored` counts rows whose score is not finite: they carry NaN, which no
-    threshold reaches, and belong in review.
+    `model_index` points into `ScoringEngine.versions`; it may be shared between batches: do not
+    write. `shadow` holds the scores of models that never decide. `unscored` counts rows whose score
+    is not finite: they carry NaN, which no threshold reaches, and belong in review.
     """
 
     score: NDArray[np.float64]
@@ -145,6 +146,12 @@ class ScoringEngine:
         self._set = ActiveSet(champion)
         self._index: dict[str, int] = {}
         self._models: dict[str, LoadedModel] = {}
+        self._by_index: dict[int, LoadedModel] = {}
+        self._shadows: list[LoadedModel] = []
+        self._route_table: list[tuple[str, np.uint64, int]] = []
+        self._simple = True
+        self._champion_index = 0
+        self._constant = np.zeros(0, np.int16)
         self._adopt(self._set)
 
     @property
@@ -185,7 +192,9 @@ class ScoringEngine:
         rows = len(features)
         if self._simple:
             score = self._champion.score(features)
-            chosen = np.full(rows, self._champion_index, np.int16)
+            if rows > len(self._constant):
+                self._constant = np.full(2 * rows, self._champion_index, np.int16)
+            chosen = self._constant[:rows]
         else:
             chosen = self._choose(rows, entity_hash, routes or {})
             score = np.empty(rows, np.float64)
@@ -195,7 +204,7 @@ class ScoringEngine:
         shadow = {model.version: model.score(features) for model in self._shadows}
         # One sum is the cheapest look at a whole batch: finite scores cannot overflow it.
         unscored = 0
-        if not np.isfinite(score.sum()):
+        if not math.isfinite(np.add.reduce(score)):
             bad = ~np.isfinite(score)
             score[bad] = np.nan
             unscored = int(bad.sum())
@@ -316,6 +325,8 @@ class ScoringEngine:
         self._models = models
         self._champion = models[wanted.champion]
         self._champion_index = self._index[wanted.champion]
+        # Handed out in slices, so that a batch of one model costs no new column.
+        self._constant = np.full(1024, self._champion_index, np.int16)
         self._by_index = {self._index[version]: model for version, model in models.items()}
         self._shadows = [models[version] for version in wanted.shadows]
         self._simple = not wanted.challengers and not wanted.routes

@@ -96,10 +96,7 @@ class TrainingRun:
 def prepare(table: TrainingTable, customer_id: Any, is_fraud: Any) -> TrainingData:
     """Turn a feature table into training data.
 
-    Args:
-        table: features of every event of the file.
-        customer_id: the card of each event, a column of texts, an Arrow array, or anything
-        sortable. is_fraud: the outcome of each event.
+    `customer_id` is the card of each event: texts, an Arrow array or a sortable array.
 
     Raises:
         ModelError: when the file has no labels.

@@ -217,7 +217,8 @@ class _Positions:
         if not np.array_equal(self._keys[at], wanted):
             msg = "reading trees: a node names a child that is not there"
             raise ModelError(msg)
-        return self._order[at]
+        found: NDArray[np.intp] = self._order[at]
+        return found
 
 
 def trees_of_node(node: onnx.NodeProto, class_index: int = 0) -> Trees:
