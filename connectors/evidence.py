@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from numpy.typing import NDArray
 
 from connectors.clickhouse import ClickHouseClient

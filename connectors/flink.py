@@ -95,7 +95,7 @@ class FlinkCluster:
         """Return how many TaskManagers have registered."""
         return len(self._get("/taskmanagers")["taskmanagers"])
 
-    def wait_running(self, job_id: str, timeout_seconds: float = 120) -> None:
+    def wait_running(self, job_id: str, timeout_seconds: float = 300) -> None:
         """Wait until every task of the job runs.
 
         Raises:
@@ -218,7 +218,7 @@ class FlinkCluster:
                 "FLINK_OPT_DIR": str(flink_home / "opt"),
                 "PYTHONPATH": os.pathsep.join([str(root), str(flink_home.parent)]),
             }
-            result = subprocess.run(  # noqa: S603 - our own arguments
+            result = subprocess.run(
                 command,
                 cwd=root,
                 env=environment,

@@ -129,9 +129,9 @@ class StagedPace:
     def due_seconds(
         self, done: int, event_time_ms: NDArray[np.int64], first_event_time_ms: int
     ) -> NDArray[np.float64]:
-        """Return due times; the switch falls on the first batch that begins after the burst."""
+        """Return due times; the switch falls on the batch in which the burst would end."""
         n = len(event_time_ms)
-        if done < self._burst:
+        if self._steady_at is None and done + n <= self._burst:
             return np.zeros(n)
         if self._steady_at is None:
             if done:
