@@ -153,12 +153,14 @@ class BarBuilder:
     def snapshot(self) -> bytes:
         """Return the whole state; `restore` of it continues to the bit."""
         held = np.flatnonzero(self._state[..., _START].ravel() != _EMPTY)
+        # Room kept for instruments to come is not state.
+        used = np.flatnonzero(np.any(self._newest != _EMPTY, axis=1)).max(initial=-1) + 1
         buffer = io.BytesIO()
         np.savez(
             buffer,
             version=np.array([_SNAPSHOT_VERSION, self._retained, self.too_late]),
             intervals=self._intervals,
-            newest=self._newest,
+            newest=self._newest[:used],
             held=held,
             state=self._state.reshape(-1, 10)[held],
             notional=self._notional.reshape(-1, 2)[held],

@@ -65,11 +65,12 @@ class InstrumentShard:
 
     def update(self, ticks: Part, quotes: Part) -> ShardUpdate:
         """Read a batch of trades and quotes; the first record of an instrument sets its scales."""
-        tick_code = self.names.codes(ticks.text("instrument_id"))
-        quote_code = self.names.codes(quotes.text("instrument_id"))
         rows = np.concatenate([ticks.rows, quotes.rows])
         order = np.argsort(rows, kind="stable")
-        instrument = np.concatenate([tick_code, quote_code])[order]
+        # Numbered in order of arrival, so that numbers do not depend on where batches are cut.
+        instrument = self.names.codes(
+            _merged(ticks.text("instrument_id"), quotes.text("instrument_id"), order)
+        )
         scales = np.stack(
             [
                 np.concatenate([part.integers(name) for part in (ticks, quotes)])[order]
@@ -153,6 +154,17 @@ class InstrumentShard:
             self.scales[known[blank]] = scales[first[blank]]
         same: NDArray[np.bool_] = np.all(scales == self.scales[instrument], axis=1)
         return same
+
+
+def _merged(first: StringColumn, second: StringColumn, order: NDArray[np.intp]) -> StringColumn:
+    data, shift = first.data, 0
+    if second.data is not data:
+        data, shift = np.concatenate([data, second.data]), len(data)
+    return StringColumn(
+        data,
+        np.concatenate([first.starts, second.starts + shift])[order],
+        np.concatenate([first.lengths, second.lengths])[order],
+    )
 
 
 def pack_marks(marks: MarkColumns) -> bytes:

@@ -1,0 +1,277 @@
+"""A seeded simulator: correlated instruments, their quotes and trades, and a desk that trades them.
+
+The same seed gives the same stream, ids included, however it is cut into batches. Prices are
+geometric Brownian motions with one common factor; quotes straddle the price; trades happen at the
+quote; the desks' fills are some of the trades, leaning against their inventory so that positions stay
+bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.market_risk.reference import YEAR_MS, Instrument
+from schemas.columns import Column, NumberColumn, StringColumn
+from schemas.errors import ConfigurationError
+
+__all__ = ["DEFAULT_START_MS", "DeskConfig", "MarketSimulator", "SimulatedBatch"]
+
+DEFAULT_START_MS: Final = 1_577_836_800_000
+"""2020-01-01, UTC."""
+
+_DAY_MS: Final = 86_400_000
+_STEP_MS: Final = 100
+_STEPS: Final = 20  # steps drawn at once: part of the seeded sequence, so not a setting
+_PRICE_SCALE: Final = 2
+_KINDS: Final = ("equity", "equity", "future", "crypto", "fx", "option")
+_CURRENCIES: Final = ("USD", "EUR", "USD", "USD", "USD", "USD")
+
+
+@dataclass(frozen=True, slots=True)
+class DeskConfig:
+    """What is simulated."""
+
+    instruments: int = 20
+    accounts: int = 8
+    desks: int = 2
+    firm: str = "firm"
+    start_ms: int = DEFAULT_START_MS
+    trade_share: float = 0.3
+    fill_share: float = 0.1
+    repeat_share: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedBatch:
+    """Events of some steps, each kind in order of event time, as columns of its contract."""
+
+    ticks: dict[str, Column]
+    quotes: dict[str, Column]
+    fills: dict[str, Column]
+
+
+class MarketSimulator:
+    """An endless stream of batches.
+
+    Raises:
+        ConfigurationError: if there is nothing to simulate.
+    """
+
+    def __init__(self, seed: int, config: DeskConfig | None = None) -> None:
+        self.config = config = config or DeskConfig()
+        if min(config.instruments, config.accounts, config.desks) < 1:
+            msg = f"simulating a market: expected instruments, accounts and desks, was {config!r}"
+            raise ConfigurationError(msg)
+        self._random = np.random.default_rng(seed)
+        setup = np.random.default_rng([seed, 1])
+        count = config.instruments
+        self._volatility = setup.uniform(0.15, 0.6, count)
+        self._beta = setup.uniform(0.3, 0.9, count)
+        start = np.exp(setup.uniform(np.log(20), np.log(500), count))
+        self._log_price = np.log(start)
+        self.terms = [self._describe(number, start) for number in range(count)]
+        self.names = [terms.instrument_id for terms in self.terms]
+        self._inventory = np.zeros((config.accounts, count))
+        self._step = 0
+        self._trade_number = 0
+        self._fill_number = 0
+
+    def reference(self, history: int = 250) -> dict[str, list[dict[str, Any]]]:
+        """Return reference records by topic field: instruments, FX rates, scenarios and limits.
+
+        `history` daily scenarios are drawn from the same factor model as the prices.
+        """
+        config = self.config
+        random = np.random.default_rng([config.instruments, history])
+        market = random.standard_t(5, (history, 1)) * np.sqrt(3 / 5)
+        own = random.standard_normal((history, config.instruments))
+        daily = self._volatility / np.sqrt(252)
+        shocks = np.maximum(daily * (self._beta * market + np.sqrt(1 - self._beta**2) * own), -0.99)
+        scenarios: list[dict[str, Any]] = [
+            {
+                "scenario_id": f"day-{row:04d}",
+                "kind": "historical",
+                "event_time_ms": config.start_ms - (history - row) * _DAY_MS,
+                "shocks": dict(zip(self.names, shocks[row].tolist(), strict=True)),
+            }
+            for row in range(history)
+        ]
+        stress: list[tuple[str, dict[str, float]]] = [
+            ("crash", {"kind:equity": -0.2, "kind:crypto": -0.5, "*": -0.1}),
+            ("rally", {"*": 0.1}),
+        ]
+        scenarios += [
+            {
+                "scenario_id": name,
+                "kind": "stress",
+                "event_time_ms": config.start_ms,
+                "shocks": shocks_of,
+            }
+            for name, shocks_of in stress
+        ]
+        limits = [
+            _limit(config.firm, "firm", config.firm, "gross", 2e6, 3e6),
+            _limit(config.firm, "firm", config.firm, "var", 2e4, 3e4),
+        ]
+        limits += [
+            _limit(config.firm, "desk", f"desk-{number}", "gross", 1e6, 1.5e6)
+            for number in range(config.desks)
+        ]
+        limits += [
+            _limit(config.firm, "account", f"account-{number}", "loss", 2e3, 5e3)
+            for number in range(config.accounts)
+        ]
+        return {
+            "instruments": [terms.to_record() for terms in self.terms],
+            "fx_rates": [
+                {
+                    "currency": "EUR",
+                    "base_currency": "USD",
+                    "event_time_ms": config.start_ms,
+                    "rate": 112_000_000,
+                }
+            ],
+            "scenarios": scenarios,
+            "limits": limits,
+        }
+
+    def batches(self) -> Iterator[SimulatedBatch]:
+        """Yield batches of `_STEPS` steps of `_STEP_MS`, for ever."""
+        while True:
+            yield self._draw()
+
+    def _draw(self) -> SimulatedBatch:
+        config, random, count = self.config, self._random, self.config.instruments
+        years = _STEP_MS / YEAR_MS
+        market = random.standard_normal((_STEPS, 1))
+        own = random.standard_normal((_STEPS, count))
+        moves = self._beta * market + np.sqrt(1 - self._beta**2) * own
+        path = self._log_price + np.cumsum(moves * self._volatility * np.sqrt(years), axis=0)
+        self._log_price = path[-1]
+        cents = np.maximum(np.round(np.exp(path) * 10**_PRICE_SCALE), 2).astype(np.int64)
+        half = np.maximum(cents // 5000, 1)
+        times = config.start_ms + (self._step + 1 + np.arange(_STEPS)) * _STEP_MS
+        self._step += _STEPS
+        step = np.repeat(np.arange(_STEPS), count)
+        instrument = np.tile(np.arange(count), _STEPS)
+        bid, ask = (cents - half)[step, instrument], (cents + half)[step, instrument]
+        sizes = random.integers(1, 100, (2, len(step)))
+        quotes: dict[str, Column] = {
+            "instrument_id": self._names(instrument),
+            "event_time_ms": _number(times[step]),
+            "bid": _number(bid),
+            "ask": _number(ask),
+            "price_scale": _number(np.full(len(step), _PRICE_SCALE), np.int32),
+            "bid_size": _number(sizes[0]),
+            "ask_size": _number(sizes[1]),
+            "quantity_scale": _number(np.zeros(len(step)), np.int32),
+        }
+        draws = random.random((3, len(step)))
+        traded = np.flatnonzero(draws[0] < config.trade_share)
+        buys = draws[1][traded] < 0.5
+        price = np.where(buys, ask[traded], bid[traded])
+        size = random.integers(1, 200, len(step))[traded]
+        numbers = self._trade_number + np.arange(len(traded))
+        self._trade_number += len(traded)
+        ticks: dict[str, Column] = {
+            "instrument_id": self._names(instrument[traded]),
+            # A trade follows its quote by a millisecond.
+            "event_time_ms": _number(times[step[traded]] + 1),
+            "price": _number(price),
+            "price_scale": _number(np.full(len(traded), _PRICE_SCALE), np.int32),
+            "size": _number(size),
+            "quantity_scale": _number(np.zeros(len(traded)), np.int32),
+            "trade_id": StringColumn.from_texts([f"t{number}" for number in numbers.tolist()]),
+            "aggressor": _number(np.where(buys, 1, 2), np.int32),
+        }
+        ours = np.flatnonzero(draws[2][traded] < config.fill_share)
+        fills = self._fills(
+            instrument[traded][ours], times[step[traded][ours]] + 1, price[ours], size[ours]
+        )
+        return SimulatedBatch(ticks, quotes, fills)
+
+    def _fills(
+        self,
+        instrument: NDArray[np.intp],
+        times: NDArray[np.int64],
+        price: NDArray[np.int64],
+        size: NDArray[np.int64],
+    ) -> dict[str, Column]:
+        config, random = self.config, self._random
+        account = random.integers(0, config.accounts, len(instrument))
+        lean = random.random(len(instrument))
+        signed = np.empty(len(instrument), np.int64)
+        for row in range(len(instrument)):
+            held = self._inventory[account[row], instrument[row]]
+            # A position of 500 units halves the chance to add to it.
+            sell = lean[row] < 0.5 + 0.5 * np.tanh(held / 1000)
+            signed[row] = -size[row] if sell else size[row]
+            self._inventory[account[row], instrument[row]] += signed[row]
+        numbers = self._fill_number + np.arange(len(instrument))
+        self._fill_number += len(instrument)
+        # Venues repeat reports; the repetition directly follows.
+        again = np.flatnonzero(random.random(len(instrument)) < config.repeat_share)
+        rows = np.sort(np.concatenate([np.arange(len(instrument)), again]))
+        text = StringColumn.from_texts
+        return {
+            "fill_id": text([f"f{number}" for number in numbers[rows].tolist()]),
+            "account_id": text([f"account-{number}" for number in account[rows].tolist()]),
+            "desk_id": text([f"desk-{number % config.desks}" for number in account[rows].tolist()]),
+            "firm_id": text([config.firm] * len(rows)),
+            "instrument_id": self._names(instrument[rows]),
+            "event_time_ms": _number(times[rows]),
+            "quantity": _number(signed[rows]),
+            "quantity_scale": _number(np.zeros(len(rows)), np.int32),
+            "price": _number(price[rows]),
+            "price_scale": _number(np.full(len(rows), _PRICE_SCALE), np.int32),
+            "fee": _number(np.abs(signed[rows])),
+        }
+
+    def _describe(self, number: int, start: NDArray[np.float64]) -> Instrument:
+        kind, currency = _KINDS[number % len(_KINDS)], _CURRENCIES[number % len(_KINDS)]
+        name = f"{kind[:2].upper()}{number:04d}"
+        common = {
+            "instrument_id": name,
+            "kind": kind,
+            "currency": currency,
+            "multiplier": 10 if kind == "future" else 1,
+            "margin_rate": {"crypto": 0.2, "future": 0.05}.get(kind, 0.1),
+        }
+        if kind != "option":
+            return Instrument(**common)  # type: ignore[arg-type]
+        under = number - number % len(_KINDS)
+        return Instrument(
+            **common,  # type: ignore[arg-type]
+            expiry_ms=self.config.start_ms + YEAR_MS // 4,
+            underlying_id=f"EQ{under:04d}",
+            strike=round(float(start[under]), 0),
+            right="call" if number % 2 else "put",
+            volatility=float(self._volatility[under]),
+            rate=0.02,
+        )
+
+    def _names(self, codes: NDArray[np.intp]) -> StringColumn:
+        return StringColumn.from_texts([self.names[code] for code in codes.tolist()])
+
+
+def _number(values: NDArray[Any], kind: type[np.generic] = np.int64) -> NumberColumn:
+    return NumberColumn(values.astype(kind), np.ones(len(values), np.bool_))
+
+
+def _limit(
+    firm: str, scope: str, scope_id: str, measure: str, warning: float, breach: float
+) -> dict[str, Any]:
+    return {
+        "limit_id": f"{scope}-{scope_id}-{measure}",
+        "firm_id": firm,
+        "scope": scope,
+        "scope_id": scope_id,
+        "measure": measure,
+        "warning": warning,
+        "breach": breach,
+    }
