@@ -174,6 +174,8 @@ def _check_aggregation(
         mistakes.append(f"{where}: a half life is needed")
     if item.tiles and (not may_tile or entity.hot_keys is None):
         mistakes.append(f"{where}: tiles need hot_keys on the entity and count, sum, mean or ratio")
+    if item.tiles and item.filter in filters and filters[item.filter].field is None:
+        mistakes.append(f"{where}: tiles forget event ids, so labels cannot reach them")
     if math.isinf(item.default):
         mistakes.append(f"{where}: default must be finite or NaN, was {item.default!r}")
     if not item.windows:

@@ -1,0 +1,188 @@
+"""The durable form: golden bytes, interrupted folds, other versions, changed feature sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.windows import state_log
+from jobs.windows.batch import Kind, RowFlag
+from jobs.windows.delta import CHUNK_VERSION, decode_chunk, encode_chunk
+from jobs.windows.errors import StateFormatError
+from jobs.windows.spec import Entity, FeatureSet, count, labelled, maximum, mean, ratio
+from jobs.windows.state_log import MemoryLog, StateLog
+from jobs.windows.store import ShardStore, warm
+from tests.reference.windows_reference import Row
+from tests.reference.windows_sets import EVERYTHING, FIELDS, batch_of
+
+GOLDEN = Path(__file__).parents[1] / "contract" / "golden"
+ROWS = [
+    Row(Kind.EVENT, "anna", 1_000, "e1", {"amount_minor": 250, "terminal_id": "a"}),
+    Row(Kind.EVENT, "bert", 1_500, "e2", {"amount_minor": None, "terminal_id": "b"}),
+    Row(Kind.EVENT, "anna", 2_000, "e3", {"amount_minor": 1_250, "latitude": 52.5,
+        "longitude": 13.4}),
+    Row(Kind.LABEL, "anna", 1_000, "e1", is_fraud=True, revision=1),
+    Row(Kind.LABEL, "carl", 1_700, "e9", is_fraud=True, revision=2),
+]  # fmt: skip
+PROBES = [
+    Row(Kind.EVENT, "anna", 3_000, "p1", {"amount_minor": 500}),
+    Row(Kind.EVENT, "carl", 3_000, "e9", {"amount_minor": 500}),
+]
+
+
+def small(*features: object) -> FeatureSet:
+    return FeatureSet(
+        name="small",
+        fields=FIELDS,
+        filters=(labelled("fraud"),),
+        entities=(Entity("customer", "customer_id", features),),  # type: ignore[arg-type]
+        allowed_lateness="5s",
+    )
+
+
+def chunk_of_rows() -> bytes:
+    return ShardStore(EVERYTHING, "customer").process(batch_of(ROWS)).delta
+
+
+@pytest.mark.parametrize("name", ["window_chunk_v1.bin", "window_chunk_v1_zstd.bin"])
+def test_state_written_by_every_earlier_version_still_reads(name: str) -> None:
+    store = ShardStore(EVERYTHING, "customer")
+    assert store.restore([(GOLDEN / name).read_bytes()]) == len(ROWS)
+    undisturbed = ShardStore(EVERYTHING, "customer")
+    undisturbed.process(batch_of(ROWS))
+    ours = store.process(batch_of(PROBES))
+    theirs = undisturbed.process(batch_of(PROBES))
+    assert ours.features.tobytes() == theirs.features.tobytes()
+
+
+def test_what_is_written_today_is_the_golden_file() -> None:
+    assert chunk_of_rows() == (GOLDEN / "window_chunk_v1.bin").read_bytes()
+
+
+def test_state_of_a_newer_version_is_refused_with_what_to_do() -> None:
+    data = bytearray(chunk_of_rows())
+    data[4] = CHUNK_VERSION + 1
+    with pytest.raises(StateFormatError, match="run the job with the release that wrote"):
+        ShardStore(EVERYTHING, "customer").restore([bytes(data)])
+
+
+@pytest.mark.parametrize("cut", [0, 3, 20, 60, -1])
+def test_damaged_state_is_refused(cut: int) -> None:
+    with pytest.raises(StateFormatError):
+        ShardStore(EVERYTHING, "customer").restore([chunk_of_rows()[:cut]])
+
+
+def test_a_batch_that_changes_nothing_leaves_no_delta() -> None:
+    store = ShardStore(EVERYTHING, "customer")
+    store.process(batch_of(ROWS))
+    again = store.process(batch_of(ROWS[:1]))
+    assert again.delta == b""
+    assert again.flags[0] & RowFlag.DUPLICATE
+
+
+@pytest.mark.parametrize("stop_after", range(1, 40))
+def test_a_log_is_whole_after_every_single_write(stop_after: int) -> None:
+    class Stopped(Exception):
+        pass
+
+    class Fragile(MemoryLog):
+        writes = 0
+
+        def _count(self) -> None:
+            self.writes += 1
+            if self.writes > stop_after:
+                raise Stopped
+
+        def put(self, key: int, value: bytes) -> None:
+            self._count()
+            super().put(key, value)
+
+        def remove(self, key: int) -> None:
+            self._count()
+            super().remove(key)
+
+    def row(number: int) -> Row:
+        return Row(Kind.EVENT, "k", 1_000 * number, str(number), {"amount_minor": number})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_log, "FANOUT", 4)
+        kept = Fragile()
+        store = ShardStore(EVERYTHING, "customer")
+        log = StateLog(kept, store.horizon_ms)
+        list(log.chunks())
+        durable = 0
+        try:
+            for number in range(20):
+                log.append(store.process(batch_of([row(number)])).delta)
+                durable += 1
+        except Stopped:
+            pass
+        survived = MemoryLog()
+        survived.entries = dict(kept.entries)
+        again = ShardStore(EVERYTHING, "customer")
+        rows = again.restore(StateLog(survived, store.horizon_ms).chunks())
+        # The write that stopped may be part of a fold, after its own delta was put.
+        assert rows in (durable, durable + 1)
+        assert again.stats().events == rows
+
+
+def test_folding_bounds_entries_and_expiry_removes_what_no_window_reaches() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_log, "FANOUT", 8)
+        patch.setattr(state_log, "SEGMENT_BYTES", 2_000)
+        kept = MemoryLog()
+        store = ShardStore(EVERYTHING, "customer")
+        log = StateLog(kept, store.horizon_ms)
+        list(log.chunks())
+        for number in range(400):
+            row = Row(Kind.EVENT, "k", 1_000 * number, str(number), {"amount_minor": number})
+            log.append(store.process(batch_of([row])).delta)
+        oldest = min(chunk.time_ms.min() for chunk in map(decode_chunk, kept.entries.values()))
+        assert oldest > 399_000 - 3 * store.horizon_ms
+        assert len(log) == len(kept.entries) < 40
+        assert max(map(len, kept.entries.values())) < 4_000
+
+
+def test_a_feature_added_to_a_running_job_keeps_the_state_of_the_others() -> None:
+    before = small(mean("amount", ("20s",)), ratio("fraud", ("20s",)))
+    after = small(
+        count(("20s",)), mean("amount", ("20s",)), maximum("risk", ("20s",), default=-1.0),
+        ratio("fraud", ("20s",)),
+    )  # fmt: skip
+    old = ShardStore(before, "customer")
+    chunk = old.process(batch_of(ROWS)).delta
+    new = ShardStore(after, "customer")
+    new.restore([chunk])
+    kept = old.process(batch_of(PROBES)).features
+    grown = new.process(batch_of(PROBES)).features
+    assert before.version != after.version
+    assert grown[:, [1, 3]].tobytes() == kept.tobytes()
+    assert grown[:, 0].tolist() == [3.0, 1.0]
+    # No old event has the new field: it is null for them.
+    assert grown[:, 2].tolist() == [-1.0, -1.0]
+
+
+def test_folded_chunks_give_back_the_same_rows() -> None:
+    chunk = decode_chunk(chunk_of_rows())
+    again = decode_chunk(encode_chunk(chunk, compress=True))
+    assert np.array_equal(again.raw, chunk.raw)
+    assert again.keys.tobytes() == chunk.keys.tobytes()
+    assert again.fields == chunk.fields
+
+
+def test_warming_twice_is_harmless() -> None:
+    warm(EVERYTHING)
+    warm(EVERYTHING)
+
+
+def test_keys_that_fell_silent_leave_memory() -> None:
+    store = ShardStore(EVERYTHING, "customer")
+    store.process(batch_of([Row(Kind.EVENT, f"k{i}", 1_000, str(i)) for i in range(100)]))
+    assert store.stats().keys == 100
+    late = 1_000 + 2 * store.horizon_ms
+    store.process(batch_of([Row(Kind.EVENT, "new", late, "n")]))
+    store.prune()
+    assert store.stats().keys == 1
+    assert store.stats().events == 1
