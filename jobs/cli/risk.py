@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from dataclasses import asdict
@@ -23,12 +24,27 @@ from jobs.market_risk.value_at_risk import AGE_DECAY, VOLATILITY_DECAY, default_
 __all__ = ["risk"]
 
 _METHODS: Final = ("plain", "age", "volatility", "ewma", "normal", "montecarlo")
+_FEEDS: Final = ("reference", "replay", "simulate")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group()
+class _FeedGroup(click.Group):
+    """Adds the verbs that publish; their Kafka clients are imported only when one is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_FEEDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _FEEDS:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module("jobs.cli._risk_feed")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_FeedGroup)
 def risk() -> None:
-    """Market risk over files: VaR, positions, bars, back-tests.
+    """Market risk over files, by the same code as the streaming job; and feeds for that job.
 
     Example: riskstream risk var prices.csv --method volatility --level 0.99 --json
     """

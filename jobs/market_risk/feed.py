@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from connectors.settings import Settings
 from jobs.market_risk import files
 from jobs.market_risk.offline import ASK_NAMES, BID_NAMES, INSTRUMENT_NAMES, PRICE_NAMES, SIZE_NAMES
+from jobs.market_risk.offline_positions import recorded_fills
 from jobs.market_risk.scaling import infer_scale, to_scaled
 from schemas.avro import RecordEncoder
 from schemas.columns import Column, NumberColumn, StringColumn
@@ -129,9 +130,9 @@ class MarketFeed:
 def recorded_market(
     path: Path, instrument: str, time_zone: str = "UTC"
 ) -> Iterator[tuple[str, dict[str, Column]]]:
-    """Yield a recorded file of trades, quotes or reference records as columns of its contract.
+    """Yield a recorded file of trades, quotes or fills as columns of its contract.
 
-    CSV and Parquet files with bid and ask are quotes, others trades. Scales are the fewest decimal
+    CSV and Parquet files with a fill_id are fills, with bid and ask quotes, others trades. Scales are the fewest decimal
     places that hold the file. Rows come in order of time, `_CHUNK` at a time.
 
     Args:
@@ -155,7 +156,13 @@ def recorded_market(
         codes, names = files.texts(table, name)
     bid, ask = files.find_column(table, BID_NAMES), files.find_column(table, ASK_NAMES)
     numbers: dict[str, NDArray[np.float64]]
-    if bid is not None and ask is not None and files.find_column(table, PRICE_NAMES) is None:
+    fee = np.zeros(len(times))
+    labels: dict[str, list[str]] = {}
+    if files.find_column(table, ("fill_id",)) is not None:
+        topic, sizes = "fills", ("quantity",)
+        price, quantity, fee, labels = recorded_fills(table)
+        numbers = {"price": price, "quantity": quantity}
+    elif bid is not None and ask is not None and files.find_column(table, PRICE_NAMES) is None:
         topic = "quotes"
         numbers = {"bid": files.numbers(table, bid), "ask": files.numbers(table, ask)}
         sizes: tuple[str, ...] = ("bid_size", "ask_size")
@@ -180,6 +187,11 @@ def recorded_market(
             "price_scale": NumberColumn(np.full(len(rows), price_scale, np.int32), whole),
             "quantity_scale": NumberColumn(np.full(len(rows), size_scale, np.int32), whole),
         }
+        for label, texts in labels.items():
+            columns[label] = StringColumn.from_texts([texts[row] for row in rows.tolist()])
+        if topic == "fills":
+            scaled = to_scaled(fee[rows], price_scale + size_scale)
+            columns["fee"] = NumberColumn(scaled, whole)
         for side, values in numbers.items():
             valid = np.isfinite(values[rows])
             scale = price_scale if side in prices else size_scale

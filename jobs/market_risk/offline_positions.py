@@ -26,11 +26,12 @@ from jobs.market_risk.positions import PositionBook
 from jobs.market_risk.scaling import AmountOverflowError, infer_scale, to_scaled
 from schemas.columns import StringColumn
 
-__all__ = ["PositionLine", "last_prices", "position_lines"]
+__all__ = ["PositionLine", "last_prices", "position_lines", "recorded_fills"]
 
 _ID_NAMES: Final = (
     *("fill_id", "execution_id", "exec_id", "trade_id", "id", "deal_id", "transaction_id"),
 )
+_FEE_NAMES: Final = ("fee", "fees", "commission", "cost_fee")
 _SIDES: Final = {
     **dict.fromkeys(("buy", "b", "bot", "bought", "long", "bid", "1", "+1", "1.0", "cover"), 1),
     **dict.fromkeys(("sell", "s", "sld", "sold", "short", "ask", "-1", "-1.0", "sell_short"), -1),
@@ -128,7 +129,7 @@ def position_lines(
     count = table.num_rows
     quantity = _required(table, SIZE_NAMES, "quantity") * _signs(table)
     price = _required(table, ("fill_price", "exec_price", *PRICE_NAMES), "price")
-    fee = np.nan_to_num(_optional(table, ("fee", "fees", "commission", "cost_fee"), 0.0))
+    fee = np.nan_to_num(_optional(table, _FEE_NAMES, 0.0))
     multiplier = _optional(table, ("multiplier", "contract_size", "contract_multiplier"), 1.0)
     names = [
         _labels(table, ("account", "account_id", "portfolio", "book")),
@@ -203,6 +204,26 @@ def position_lines(
         )
     lines.sort(key=lambda line: (line.account, line.desk, line.instrument))
     return lines, int(np.sum(~applied.fresh))
+
+
+def recorded_fills(
+    table: pa.Table,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], dict[str, list[str]]]:
+    """Return price, signed quantity and fee of each fill of a table, and its ids by contract field.
+
+    Account, desk and firm are called `account`, `desk` and `firm` where the table has none.
+
+    Raises:
+        InputFileError: if price or quantity is missing.
+    """
+    price = _required(table, ("fill_price", "exec_price", *PRICE_NAMES), "price")
+    quantity = _required(table, SIZE_NAMES, "quantity") * _signs(table)
+    fee = np.nan_to_num(_optional(table, _FEE_NAMES, 0.0))
+    labels = {"fill_id": table["fill_id"].cast(pa.string()).to_pylist()}
+    for name in ("account", "desk", "firm"):
+        codes, known = _labels(table, (f"{name}_id", name))
+        labels[f"{name}_id"] = [known[code] or name for code in codes.tolist()]
+    return price, quantity, fee, labels
 
 
 def _unrealised(
