@@ -283,25 +283,28 @@ class ShardStore:
     def _replay(self, group: list[Chunk]) -> int:
         rows = 0
         for chunk in join_chunks(group):
-            n = len(chunk)
             raw, valid = _fields_of(chunk, self.plan.raw_fields)
             ends = np.cumsum(chunk.key_length, dtype=np.int64)
             lengths = chunk.key_length.astype(np.int32)
             key = StringColumn(chunk.keys, ends - lengths, lengths)
-            flags = np.zeros(n, np.uint8)
-            labels = chunk.label.copy()
+            # Key by key is several times faster than in order, and gives the same store: only the
+            # order within a key matters. The clock goes first, as what it hides stays hidden.
+            order = np.argsort(hash_strings(key), kind="stable")
+            events = chunk.time_ms[chunk.kind == Kind.EVENT]
+            clock = int(events.max(initial=layout.NEVER))
+            self._meta[layout.CLOCK] = max(int(self._meta[layout.CLOCK]), clock)
             self._run(
-                chunk.kind.copy(),
-                chunk.time_ms.copy(),
-                StringColumn(key.data.copy(), key.starts, key.lengths),
-                chunk.id_hash.copy(),
-                raw,
-                valid,
-                labels,
+                chunk.kind[order],
+                chunk.time_ms[order],
+                StringColumn(key.data, key.starts[order], key.lengths[order]),
+                chunk.id_hash[order],
+                np.ascontiguousarray(raw[:, order]),
+                valid[order],
+                chunk.label[order],
                 None,
-                flags,
+                np.zeros(len(chunk), np.uint8),
             )
-            rows += n
+            rows += len(chunk)
         return rows
 
 
