@@ -167,7 +167,8 @@ def _kolmogorov_tail(x: float) -> float:
     if x < 1.0:
         terms = [math.exp(-((2 * k - 1) ** 2) * math.pi**2 / (8 * x * x)) for k in range(1, 6)]
         return 1.0 - math.sqrt(2 * math.pi) / x * sum(terms)
-    return 2.0 * sum((-1) ** (k - 1) * math.exp(-2.0 * (k * x) ** 2) for k in range(1, 20))
+    signs = [1.0 if k % 2 else -1.0 for k in range(20)]
+    return 2.0 * sum(signs[k] * math.exp(-2.0 * (k * x) ** 2) for k in range(1, 20))
 
 
 def drift_of_window(

@@ -80,7 +80,7 @@ def _from_server(base: str, name: str, which: str | None, alias: str | None) -> 
         found = _get(f"{base}/{_API}/registered-models/get-latest-versions", body, post=True)
         versions = [int(one["version"]) for one in found.get("model_versions", [])]
         if not versions:
-            raise _missing(f"{name}/{which or 'latest'}", base)
+            raise ModelNotFoundError(_missing(f"{name}/{which or 'latest'}", base))
         version = str(max(versions))
     one = {"name": name, "version": version}
     found = _get(f"{base}/{_API}/model-versions/get-download-uri", one)
@@ -95,13 +95,13 @@ def _from_server(base: str, name: str, which: str | None, alias: str | None) -> 
         answer = _request("GET", url, None)
         if answer.status_code == requests.codes.ok:
             return answer.content, version
-    raise _missing(f"{name}/{version}: {' or '.join(_MODEL_FILES)}", base)
+    raise ModelNotFoundError(_missing(f"{name}/{version}: {' or '.join(_MODEL_FILES)}", base))
 
 
 def _get(url: str, arguments: dict[str, Any], *, post: bool = False) -> dict[str, Any]:
     answer = _request("POST" if post else "GET", url, arguments)
     if answer.status_code == requests.codes.not_found:
-        raise _missing(str(arguments.get("name")), url)
+        raise ModelNotFoundError(_missing(str(arguments.get("name")), url))
     if answer.status_code != requests.codes.ok:
         msg = f"asking MLflow at {url!r}: status {answer.status_code}, {answer.text[:200]!r}"
         raise ModelError(msg)
@@ -122,15 +122,15 @@ def _request(method: str, url: str, arguments: dict[str, Any] | None) -> request
 def _from_folder(root: Path, name: str, which: str | None, alias: str | None) -> tuple[bytes, str]:
     model = root / "models" / name
     if not model.is_dir():
-        raise _missing(name, str(root))
+        raise ModelNotFoundError(_missing(name, str(root)))
     if alias is not None:
         pointer = model / "aliases" / alias
         if not pointer.is_file():
-            raise _missing(f"{name}@{alias}", str(root))
+            raise ModelNotFoundError(_missing(f"{name}@{alias}", str(root)))
         which = pointer.read_text(encoding="utf-8").strip()
     found: dict[int, dict[str, Any]] = {}
-    for meta in model.glob("version-*/meta.yaml"):
-        parsed = yaml.safe_load(meta.read_text(encoding="utf-8"))
+    for path in model.glob("version-*/meta.yaml"):
+        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
         found[int(parsed["version"])] = parsed
     fitting = [
         version
@@ -138,7 +138,7 @@ def _from_folder(root: Path, name: str, which: str | None, alias: str | None) ->
         if which is None or which == str(version) or which == meta.get("current_stage")
     ]
     if not fitting:
-        raise _missing(f"{name}/{which}", str(root))
+        raise ModelNotFoundError(_missing(f"{name}/{which}", str(root)))
     version = max(fitting)
     meta = found[version]
     uri = str(meta.get("storage_location") or meta["source"])
@@ -149,7 +149,7 @@ def _onnx_in(folder: Path, name: str) -> bytes:
     for file in _MODEL_FILES:
         if (folder / file).is_file():
             return (folder / file).read_bytes()
-    raise _missing(f"{name}: {' or '.join(_MODEL_FILES)}", str(folder))
+    raise ModelNotFoundError(_missing(f"{name}: {' or '.join(_MODEL_FILES)}", str(folder)))
 
 
 def _through_fsspec(uri: str, name: str) -> bytes:
@@ -160,12 +160,12 @@ def _through_fsspec(uri: str, name: str) -> bytes:
         if files.exists(f"{root}/{file}"):
             data: bytes = files.cat_file(f"{root}/{file}")
             return data
-    raise _missing(f"{name}: {' or '.join(_MODEL_FILES)}", uri)
+    raise ModelNotFoundError(_missing(f"{name}: {' or '.join(_MODEL_FILES)}", uri))
 
 
 def _local(uri: str) -> Path:
     return Path(unquote(urlsplit(uri).path) if uri.startswith("file:") else uri)
 
 
-def _missing(what: str, where: str) -> ModelNotFoundError:
-    return ModelNotFoundError(f"looking for {what!r} in MLflow at {where!r}: it is not there")
+def _missing(what: str, where: str) -> str:
+    return f"looking for {what!r} in MLflow at {where!r}: it is not there"

@@ -71,11 +71,12 @@ class Registry:
     def register(self, folder: ModelFolder) -> str:
         """Store a model and return its version.
 
-        The manifest is written last, so a reader never sees half a model.
+        The manifest is written last, so a reader never sees half a model. Bytes that are already
+        there keep their first manifest.
 
         Raises:
-            ManifestError: when the manifest describes other bytes, or other facts are already
-                registered for these bytes.
+            ManifestError: when the manifest describes other bytes, or these bytes are registered with
+                other inputs or outputs.
         """
         manifest = folder.manifest
         if sha256_of(folder.model) != manifest.sha256:
@@ -85,8 +86,8 @@ class Registry:
         marker = f"{target}/{MANIFEST_FILE}"
         if self._files.exists(marker):
             known = Manifest.from_json(self._files.cat_file(marker))
-            same = known.model_copy(update={"created_at_ms": manifest.created_at_ms})
-            if same != manifest:
+            facts = ("features", "feature_set_version", "input", "output", "score_kind")
+            if any(getattr(known, fact) != getattr(manifest, fact) for fact in facts):
                 msg = (
                     f"registering {manifest.version!r}: these bytes are registered with another "
                     "manifest; give the model another name"

@@ -39,7 +39,7 @@ def unit_interval(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
     return _unit_interval(hashes)
 
 
-@nb.njit("uint64[::1](uint8[::1], int64[::1], int32[::1])", cache=True, nogil=True)
+@nb.njit(cache=True, nogil=True)  # no signature: batches are read-only arrays, tests' are not
 def _hash_texts(
     data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int32]
 ) -> NDArray[np.uint64]:
@@ -54,7 +54,7 @@ def _hash_texts(
     return out
 
 
-@nb.njit("float64[::1](uint64[::1])", cache=True, nogil=True)
+@nb.njit(cache=True, nogil=True)
 def _unit_interval(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
     out = np.empty(len(hashes), np.float64)
     for row in range(len(hashes)):

@@ -106,7 +106,7 @@ def _smoothed(trees: Trees, cover: NDArray[np.float64]) -> NDArray[np.float64]:
     return smoothed
 
 
-def leaves_reached(trees: Trees, rows: NDArray[np.float32]) -> NDArray[np.int32]:
+def leaves_reached(trees: Trees, rows: NDArray[np.float32]) -> Any:
     """Return the leaf each row reaches in each tree, shape (rows, trees) (tests and tools)."""
     reached: NDArray[np.int32] = np.empty((len(rows), len(trees.roots)), np.int32)
     for column, root in enumerate(trees.roots):
