@@ -50,5 +50,5 @@ cd "$app"
 export PYTHONPATH="$app:$site" NUMBA_CACHE_DIR="$folder/numba"
 "$folder/python/bin/python" -m jobs.cli.main rules check
 "$folder/python/bin/python" -c \
-  'import onnxruntime, pyflink.datastream, jobs.runtime.graph, jobs.fraud.decision_stage'
+  'import jobs.runtime.graph, jobs.fraud.job, jobs.fraud.decision_stage, jobs.market_risk.job'
 echo "docker/rehearse.sh: every step works"
