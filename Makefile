@@ -9,17 +9,21 @@ MVN := mvn -q -B -ntp
 BRIDGE_JAR := connectors/bridge/target/riskstream-bridge.jar
 JARS := connectors/local/jars/target/.complete
 
+# The environment and the jars are fetched at the same time.
+MAKEFLAGS += --jobs=2
+
 .PHONY: help setup demo demo-risk test check faults bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.complete $(BRIDGE_JAR) $(JARS) ## Virtual environment, Java bridge and jars
+setup: $(VENV)/.complete $(BRIDGE_JAR) $(JARS) ## Virtual environment, Java bridge, jars, compiled kernels
+	$(BIN)/python -m jobs.warm
 
 $(VENV)/.complete: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	touch $@
 
@@ -27,7 +31,9 @@ $(BRIDGE_JAR): connectors/bridge/pom.xml $(shell find connectors/bridge/src/main
 	$(MVN) -f connectors/bridge/pom.xml package -DskipTests
 	touch $@
 
-$(JARS): connectors/local/jars/pom.xml
+# After the bridge: two Mavens at once would fill the same local repository.
+$(JARS): connectors/local/jars/pom.xml | $(BRIDGE_JAR)
+	@mkdir -p $(@D)
 	$(MVN) -f connectors/local/jars/pom.xml package
 	touch $@
 
