@@ -75,7 +75,7 @@ class Registry:
         there keep their first manifest.
 
         Raises:
-            ManifestError: when the manifest describes other bytes, or these bytes are registered with
+            ManifestError: when the manifest describes other bytes, or these bytes are there with
                 other inputs or outputs.
         """
         manifest = folder.manifest
