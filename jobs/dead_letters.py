@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from connectors.frames import FrameBatch, write_frame
 from schemas.avro import RecordEncoder
 
 __all__ = ["DeadLetterWriter"]
+
+ATTEMPT_HEADER: Final = "riskstream_attempt"
+MAX_DIGITS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ class DeadLetterWriter:
             ],
             "reason": reason,
             "detail": detail,
-            "schema_id": int.from_bytes(value[1:5], "big")
+            # Signed, as registries number: hostile bytes may say any 32 bits.
+            "schema_id": int.from_bytes(value[1:5], "big", signed=True)
             if value is not None and len(value) >= 5 and value[0] == 0
             else None,
             "stage": self.stage,
@@ -58,6 +63,7 @@ class DeadLetterWriter:
 
 def _attempt(frames: FrameBatch, row: int) -> int:
     for name, content in frames.headers_at(row):
-        if name == "riskstream_attempt" and content is not None:
-            return int(content)
+        # Anyone may write this header: what is not a small number counts as no attempt.
+        if name == ATTEMPT_HEADER and content is not None:
+            return int(content) if content.isdigit() and len(content) <= MAX_DIGITS else 0
     return 0

@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -37,17 +38,24 @@ RATE: Final = 400.0
 @click.command()
 @click.option("--only", "names", multiple=True, type=click.Choice([fault.name for fault in FAULTS]))
 @click.option("--runs", type=click.IntRange(min=1), help="Runs a fault; 20 or 5 by default.")
+@click.option("--minutes", type=float, help="Begin no run after this long.")
 @click.option("--rate", type=float, default=RATE, show_default=True, help="Payments a second.")
 @click.option("--home", type=click.Path(path_type=Path), help="State directory of the stack.")
 @click.option("--json", "as_json", is_flag=True, help="Print each run as JSON.")
 def main(
-    names: tuple[str, ...], runs: int | None, rate: float, home: Path | None, as_json: bool
+    names: tuple[str, ...],
+    runs: int | None,
+    minutes: float | None,
+    rate: float,
+    home: Path | None,
+    as_json: bool,
 ) -> None:
-    """Run the matrix.
+    """Run the matrix: in turns, each fault once, until each has had its runs.
 
     Example: python -m tests.faults.matrix --only kill-redis --runs 3
     """
     chosen = [fault for fault in FAULTS if not names or fault.name in names]
+    until = None if minutes is None else time.monotonic() + minutes * 60
     bad = 0
     with tempfile.TemporaryDirectory(prefix="riskstream-faults-") as folder:
         settings = stack_settings(home or Path(folder))
@@ -55,31 +63,60 @@ def main(
         stack.up(lambda part: click.echo(f"{part.name} is up", err=True))
         try:
             for _, group in groupby(chosen, key=lambda fault: sorted(fault.flink.items())):
-                faults = list(group)
-                bad += _try_all(settings, faults, runs, rate, as_json)
+                turns = list(_turns(list(group), runs))
+                bad += _try_all(settings, turns, rate, until, as_json)
         finally:
             stack.down(purge=True)
     sys.exit(1 if bad else 0)
 
 
+def _turns(faults: list[Fault], runs: int | None) -> Iterator[tuple[Fault, int]]:
+    wanted = {fault.name: runs or (20 if fault.name in MAIN else 5) for fault in faults}
+    for run in range(max(wanted.values())):
+        yield from ((fault, run) for fault in faults if run < wanted[fault.name])
+
+
 def _try_all(
-    settings: Settings, faults: list[Fault], runs: int | None, rate: float, as_json: bool
+    settings: Settings,
+    turns: list[tuple[Fault, int]],
+    rate: float,
+    until: float | None,
+    as_json: bool,
 ) -> int:
-    """Try faults that want the same job, one after the other, on one job under one load."""
-    stand = Stand(settings, f"m{os.getpid()}-{faults[0].name}", rate, **faults[0].flink)
-    results: list[dict[str, Any]] = []
+    """Try faults that want the same job on one job under one load; return how many went wrong."""
+    first = turns[0][0]
+    stand = Stand(settings, f"m{os.getpid()}-{first.name}", rate, **first.flink)
+    bad = 0
     try:
         stand.start()
-        for fault in faults:
-            for run in range(runs or (20 if fault.name in MAIN else 5)):
-                result = _try(stand, fault, run, rate)
-                results.append(result)
-                click.echo(json.dumps(result) if as_json else _line(result), err=not as_json)
-                if result["error"]:
-                    return _write(stand, results)
-        return _write(stand, results)
+        for fault, run in turns:
+            if until is not None and time.monotonic() > until:
+                break
+            result = _try(stand, fault, run, rate)
+            _write(result)
+            click.echo(json.dumps(result) if as_json else _line(result), err=not as_json)
+            if result["error"]:
+                return bad + 1
+            bad += not result["clean"]
+        return bad + _compare(stand, [fault.name for fault, _ in turns])
     finally:
         stand.stop()
+
+
+def _compare(stand: Stand, faults: list[str]) -> int:
+    """Compare what the job computed through all its faults with an undisturbed run."""
+    stand.load.stop()
+    audit = stand.audit()
+    unlike = stand.different_features()
+    compared = {
+        "compared": sorted(set(faults)),
+        "rows": audit.total("scored"),
+        "rows_unlike_undisturbed": unlike,
+        "clean": audit.clean,
+    }
+    _write(compared)
+    click.echo(json.dumps(compared), err=True)
+    return bool(unlike) + (not audit.clean)
 
 
 def _try(stand: Stand, fault: Fault, run: int, rate: float) -> dict[str, Any]:
@@ -109,20 +146,10 @@ def _try(stand: Stand, fault: Fault, run: int, rate: float) -> dict[str, Any]:
     }
 
 
-def _write(stand: Stand, results: list[dict[str, Any]]) -> int:
-    """Compare features once for all runs on this job, then write the lines."""
-    different: int | None = None
-    if not any(result["error"] for result in results):
-        stand.load.stop()
-        audit = stand.audit()
-        different = stand.different_features() if audit.clean else None
-        click.echo(f"rows unlike an undisturbed run: {different}", err=True)
+def _write(line: dict[str, Any]) -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
-        for result in results:
-            line = result | {"rows_unlike_undisturbed": different}
-            file.write(json.dumps(line, sort_keys=True) + "\n")
-    return sum(bool(result["error"]) or not result["clean"] for result in results) + bool(different)
+        file.write(json.dumps(line, sort_keys=True) + "\n")
 
 
 def _line(result: dict[str, Any]) -> str:

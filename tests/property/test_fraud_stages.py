@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from connectors.tables import SCORE_FLAGS
 from tests.support.fraud import DAY_MS, START_MS, Fraud, control, label, offline_settings, payment
 
 RULES = """
@@ -80,10 +80,13 @@ class Stream:
         at_ms = entries[middle][0]
         entries.insert(middle, (at_ms, control(0, "activate_rules", "rules", rules=RULES)))
         self.frames = [data for _, data in entries]
+        # What a control record comes before and after is only defined between batches: events of
+        # other shards overtake it inside one.
         self.forced = [
             index
             for index in range(1, len(entries))
-            if entries[index][0] // BATCH_MS != entries[index - 1][0] // BATCH_MS
+            if index in (middle, middle + 1)
+            or entries[index][0] // BATCH_MS != entries[index - 1][0] // BATCH_MS
         ]
 
 
@@ -92,14 +95,26 @@ def stream() -> Stream:
     return Stream()
 
 
-def fresh(shards: int) -> Fraud:
+@cache
+def opened(shards: int) -> Fraud:
     return Fraud(offline_settings(home()), shards)
 
 
+def fresh(shards: int) -> Fraud:
+    return opened(shards).reset()
+
+
 def answers(fraud: Fraud) -> dict[str, Any]:
-    """Return all that must not change, without what the clock says."""
+    """Return all that must not change, without what the clock says.
+
+    The flag "late" says in which order a terminal saw payments of different customers, which is
+    not defined; what is computed from them does not depend on it.
+    """
+    rows = fraud.by_place()
+    for row in rows.values():
+        row["flags"] &= ~SCORE_FLAGS["late"]
     return {
-        "rows": fraud.by_place(),
+        "rows": rows,
         "alerts": {
             alert["alert_id"]: {k: v for k, v in alert.items() if k not in {"decided_at_ms"}}
             for alert in fraud.alerts()
@@ -117,12 +132,6 @@ def reference() -> dict[str, Any]:
     return answers(fraud)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _warm() -> Iterator[None]:
-    reference()
-    yield
-
-
 def test_the_stream_of_these_tests_exercises_windows_labels_alerts_and_rules() -> None:
     rows = list(reference()["rows"].values())
     assert len(rows) == EVENTS
@@ -133,7 +142,17 @@ def test_the_stream_of_these_tests_exercises_windows_labels_alerts_and_rules() -
     assert reference()["letters"] == []
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+# An example costs a second, so failures are shown as they are found.
+AS_FOUND = settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+    database=None,
+)
+
+
+@AS_FOUND
 @given(
     cuts=st.sets(st.integers(1, EVENTS), max_size=60),
     restarts=st.sets(st.integers(1, EVENTS), max_size=3),
@@ -145,7 +164,7 @@ def test_answers_do_not_depend_on_batches_shards_or_restarts(
     frames, forced = stream().frames, stream().forced
     fraud = fresh(shards)
     bounds = [0, *sorted(restarts), len(frames)]
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in pairwise(bounds):
         if low:
             fraud.restart()
         inside = sorted(at - low for at in {*cuts, *forced} if low < at < high)
@@ -158,7 +177,7 @@ def test_answers_do_not_depend_on_batches_shards_or_restarts(
     assert found["letters"] == wanted["letters"]
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@AS_FOUND
 @given(checkpoint=st.integers(1, EVENTS - 1), beyond=st.integers(1, 120))
 def test_a_replay_from_a_checkpoint_repeats_the_same_rows_and_alert_ids(
     checkpoint: int, beyond: int

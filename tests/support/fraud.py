@@ -156,35 +156,37 @@ def control(offset: int, kind: str, subject: str = "", **arguments: str) -> byte
 
 
 class Fraud:
-    """Both stages over `shards` shards; `restart` rebuilds them from their state alone."""
+    """Both stages over `shards` shards; `restart` leaves them their state alone."""
 
     def __init__(self, settings: Settings, shards: int = 4) -> None:
         tree = settings.model_dump()
         tree["flink"] |= {"shards": shards, "parallelism": 1}
         self.settings = Settings.model_validate(tree)
-        self.sent: list[Place] = []
         self._names = FRAUD_FEATURES.names
         self._registry = open_registry(settings.schemas)
-        self.pipeline = self._build()
-
-    def _build(self) -> Pipeline:
         parts = StageParts(self.settings)
         decision = DecisionStage(parts, default_version())
-        return Pipeline(CustomerStage(parts), decision, self.settings.flink.shards)
+        self.pipeline = Pipeline(CustomerStage(parts), decision, self.settings.flink.shards)
 
     def send(self, frames: Sequence[bytes], cut: Sequence[int] = ()) -> None:
         """Run frames through both stages, batches ending before the positions in `cut`."""
         self.pipeline.send(frames, cut)
 
     def restart(self) -> None:
-        """Throw everything in memory away; keep what Flink would have kept, copied."""
-        old = self.pipeline
-        self.pipeline = self._build()
-        for kept, state in zip(old.state, self.pipeline.state, strict=True):
-            for shard, entries in kept.items():
-                state[shard] = DictState()
-                state[shard].entries = dict(entries.entries)
-        self.pipeline.rows, self.pipeline.records = old.rows, old.records
+        """Throw away what the stages remember; keep what Flink would have kept, copied."""
+        for stage in self.pipeline.stages:
+            stage._shards.clear()
+        for kept in self.pipeline.state:
+            for shard, state in list(kept.items()):
+                kept[shard] = DictState()
+                kept[shard].entries = dict(state.entries)
+
+    def reset(self) -> Fraud:
+        """Forget everything, state and output too: opening the stages anew would take seconds."""
+        self.restart()
+        self.pipeline.state = ({}, {})
+        self.pipeline.rows, self.pipeline.records = [], []
+        return self
 
     def rows(self) -> list[Row]:
         """Return the scored transactions so far."""
