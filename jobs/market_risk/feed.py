@@ -159,13 +159,14 @@ def recorded_market(
     fee = np.zeros(len(times))
     labels: dict[str, list[str]] = {}
     if files.find_column(table, ("fill_id",)) is not None:
-        topic, sizes = "fills", ("quantity",)
+        topic = "fills"
+        sizes: tuple[str, ...] = ("quantity",)
         price, quantity, fee, labels = recorded_fills(table)
         numbers = {"price": price, "quantity": quantity}
     elif bid is not None and ask is not None and files.find_column(table, PRICE_NAMES) is None:
         topic = "quotes"
         numbers = {"bid": files.numbers(table, bid), "ask": files.numbers(table, ask)}
-        sizes: tuple[str, ...] = ("bid_size", "ask_size")
+        sizes = ("bid_size", "ask_size")
         for side in sizes:
             found = files.find_column(table, (side,))
             numbers[side] = np.zeros(len(times)) if found is None else files.numbers(table, found)

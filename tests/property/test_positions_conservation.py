@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import deque
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def reference(rows):
 def test_positions_equal_the_textbook_in_any_cut(rows, cuts):
     book = PositionBook(1000)
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         add(book, rows[a:b])
     found = book.rows()
     for position, item in reference(rows).items():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -58,7 +60,7 @@ def test_bars_equal_the_definition_in_any_order_and_cut(rows, cuts):
     # 64 bars of 40 ms hold the whole stream: no trade is too late, however shuffled.
     builder = BarBuilder((40, 100), 64)
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-    parts = [update(builder, rows[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [update(builder, rows[a:b]) for a, b in pairwise(edges)]
     assert final(parts) == reference(rows, (40, 100))
     assert builder.too_late == 0
 

@@ -92,7 +92,7 @@ def test_marginal_var_of_the_parametric_method_is_its_derivative():
     returns = np.random.default_rng(4).normal(0, 0.01, (500, 3))
     exposure = np.array([100.0, -40.0, 60.0])
     base = portfolio_risk(returns * exposure, 0.99, "ewma")
-    bumped = portfolio_risk(returns * (exposure + [0.001, 0, 0]), 0.99, "ewma")
+    bumped = portfolio_risk(returns * (exposure + np.array([0.001, 0, 0])), 0.99, "ewma")
     slope = (bumped.total.value_at_risk - base.total.value_at_risk) / 0.001
     assert base.component_var[0] / 100 == pytest.approx(slope, rel=1e-4)
 
