@@ -96,6 +96,7 @@ class ShardStore:
         Rows that are not events have NaN features. Nothing is raised for any data: what cannot be
         used is null, and said in the flags.
         """
+        batch = _contiguous(batch)
         n = len(batch)
         raw, valid = raw_matrix(self.plan.raw_fields, batch.fields, n)
         labels = np.zeros(n, np.int64)
@@ -306,6 +307,28 @@ class ShardStore:
             )
             rows += len(chunk)
         return rows
+
+
+def _contiguous(batch: EventBatch) -> EventBatch:
+    # The kernels are compiled for contiguous arrays only; a batch may come as a view of another.
+    return EventBatch(
+        np.ascontiguousarray(batch.kind),
+        _contiguous_text(batch.key),
+        np.ascontiguousarray(batch.event_time_ms),
+        _contiguous_text(batch.event_id),
+        {
+            name: _contiguous_text(column) if isinstance(column, StringColumn) else column
+            for name, column in batch.fields.items()
+        },
+    )
+
+
+def _contiguous_text(column: StringColumn) -> StringColumn:
+    return StringColumn(
+        np.ascontiguousarray(column.data),
+        np.ascontiguousarray(column.starts),
+        np.ascontiguousarray(column.lengths),
+    )
 
 
 def _enlarged(array: NDArray[_Number], length: int) -> NDArray[_Number]:

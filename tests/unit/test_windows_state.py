@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from jobs.windows import state_log
-from jobs.windows.batch import Kind, RowFlag
+from jobs.windows.batch import EventBatch, Kind, RowFlag
 from jobs.windows.delta import CHUNK_VERSION, decode_chunk, encode_chunk
 from jobs.windows.errors import StateFormatError
 from jobs.windows.spec import Entity, FeatureSet, count, labelled, maximum, mean, ratio
 from jobs.windows.state_log import MemoryLog, StateLog
 from jobs.windows.store import ShardStore, warm
+from schemas.columns import StringColumn
 from tests.reference.windows_reference import Row
 from tests.reference.windows_sets import EVERYTHING, FIELDS, batch_of
 
@@ -186,3 +187,21 @@ def test_keys_that_fell_silent_leave_memory() -> None:
     store.prune()
     assert store.stats().keys == 1
     assert store.stats().events == 1
+
+
+def test_views_and_read_only_arrays_are_taken_as_they_are() -> None:
+    plain = batch_of(ROWS)
+    doubled = np.repeat(plain.event_time_ms, 2)
+    doubled.flags.writeable = False
+    starts = np.repeat(plain.key.starts, 2)[::2]
+    viewed = EventBatch(
+        np.repeat(plain.kind, 2)[::2],
+        StringColumn(plain.key.data, starts, np.repeat(plain.key.lengths, 2)[::2]),
+        doubled[::2],
+        plain.event_id,
+        plain.fields,
+    )
+    one = ShardStore(EVERYTHING, "customer").process(plain)
+    other = ShardStore(EVERYTHING, "customer").process(viewed)
+    assert one.features.tobytes() == other.features.tobytes()
+    assert one.delta == other.delta
