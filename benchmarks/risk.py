@@ -1,8 +1,8 @@
 """How fast the market risk core is: ticks, fills, VaR; pure code, one thread, no broker.
 
-Run: python -m benchmarks.risk [--json]. Data is drawn from seeds, so nothing needs downloading. Each
-figure is the best of several repetitions after a warm-up: on a shared machine the best is the one least
-disturbed; the median is printed beside it.
+Run: python -m benchmarks.risk [--json]. Data is drawn from seeds, so nothing needs downloading.
+    Each figure is the best of several repetitions after a warm-up: on a shared machine the best is
+    the one least disturbed; the median is printed beside it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Daily VaR forecasts against what came: hits, Kupiec, Christoffersen, traffic light, for each firm.
+"""Daily VaR forecasts against what came: hits, back-tests and traffic light of each firm.
 
 When the event time of a shard first reaches a new UTC day, the day that ended is judged: its P&L
 against the VaR that was forecast when it began; then the VaR of the last evaluation becomes the

@@ -303,7 +303,7 @@ class RiskEngine:
         )
 
     def forget_caches(self) -> None:
-        """Compute everything derived from terms, rates and scenarios anew at the next evaluation."""
+        """Derive everything anew from terms, rates and scenarios when next evaluating."""
         self._terms_cache = self._shocks_cache = None
         self.dirty = True
 

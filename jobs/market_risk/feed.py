@@ -132,8 +132,9 @@ def recorded_market(
 ) -> Iterator[tuple[str, dict[str, Column]]]:
     """Yield a recorded file of trades, quotes or fills as columns of its contract.
 
-    CSV and Parquet files with a fill_id are fills, with bid and ask quotes, others trades. Scales are the fewest decimal
-    places that hold the file. Rows come in order of time, `_CHUNK` at a time.
+    CSV and Parquet files with a fill_id are fills, with bid and ask quotes, others trades. Scales
+    are the fewest decimal places that hold the file. Rows come in order of time, `_CHUNK` at a
+    time.
 
     Args:
         path: the file.

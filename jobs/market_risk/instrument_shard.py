@@ -1,4 +1,4 @@
-"""The market of the instruments of one shard: bars, marks and what is wrong with them, in memory."""
+"""The market of the instruments of one shard: bars, marks and alerts, in memory."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class ShockTails:
 
     @staticmethod
     def of(shocks: NDArray[np.float64], history: int, levels: tuple[float, ...]) -> ShockTails:
-        """Return the tails of shocks of shape (scenarios, instruments), the first ones historical."""
+        """Return tails of shocks, (scenarios, instruments), the first ones historical."""
         count = shocks.shape[1]
         used = levels if history >= 2 else ()
         var, shortfall = np.zeros((2, len(used), count)), np.zeros((2, len(used), count))

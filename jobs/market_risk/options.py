@@ -31,7 +31,7 @@ class OptionTerms:
 
 @dataclass(frozen=True, slots=True)
 class Greeks:
-    """Sensitivities of one option each: per unit of spot, of volatility (1.00), of rate (1.00), a year.
+    """Price and sensitivities: per unit of spot, of volatility and rate (1.00), a year.
 
     `theta` is the change of value as a year passes; divide by 365 for a day.
     """

@@ -87,8 +87,8 @@ def forecast_rows(days: Sequence[DayResult], stamp: int) -> bytes:
 class EvaluationRows:
     """Makes the packets of positions, measures, VaR, stress and limits, of what changed only.
 
-    What was written before is remembered here and nowhere else: after a restart everything is written
-    once more, under the same keys.
+    What was written before is remembered here and nowhere else: after a restart everything is
+    written once more, under the same keys.
     """
 
     def __init__(self) -> None:
@@ -209,7 +209,8 @@ def _measures(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[n
             len(rows),
         )
     ]
-    # Of single instruments the measures hold what matters; the rest would be a thousand rows a batch.
+    # Of single instruments the measures hold what matters; the rest would be a thousand rows a
+    # batch.
     wide = rows[rows >= found.grouping.instruments]
     who = _who(names, wide)
     packets += [

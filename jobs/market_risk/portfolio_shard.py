@@ -34,7 +34,7 @@ class PortfolioShard:
         self.daily = DailyBacktest(config.levels)
 
     def begin(self, event_time_ms: NDArray[np.int64]) -> list[DayResult]:
-        """Judge the day that ended, if these events begin another; call it before they are applied."""
+        """Judge the day that ended if these events begin another; call it before them."""
         newest = max(self.engine.event_time_ms, int(event_time_ms.max(initial=-1)))
         if newest < 0 or not self.daily.crosses(newest):
             return []

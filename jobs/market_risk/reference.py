@@ -24,7 +24,7 @@ class ReferenceError(RecordError):
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """Terms of one instrument, as in the contract `instrument`; what was never described is an equity.
+    """Terms of one instrument, as in the contract `instrument`; by default an equity.
 
     An option needs underlying, strike, right, expiry and volatility; with less it is revalued as if
     it were its own underlying.
@@ -48,8 +48,8 @@ class Instrument:
         """Check the terms."""
         if self.multiplier < 1 or self.margin_rate < 0 or self.liquidity_days < 0:
             msg = (
-                f"reading instrument {self.instrument_id!r}: expected a multiplier of 1 or more and "
-                f"no negative rate, was {self.multiplier!r}, {self.margin_rate!r} and "
+                f"reading instrument {self.instrument_id!r}: expected a multiplier of 1 or more, "
+                f"and no negative rate, was {self.multiplier!r}, {self.margin_rate!r} and "
                 f"{self.liquidity_days!r}"
             )
             raise ReferenceError(msg)
@@ -78,7 +78,7 @@ class FxTable:
         self._rates: dict[str, tuple[int, int]] = {base: (10**RATE_SCALE, 0)}
 
     def put(self, currency: str, base: str, rate: int, event_time_ms: int) -> bool:
-        """Set a rate with `RATE_SCALE` decimal places; return False for one older than what is held.
+        """Set a rate at `RATE_SCALE`; return False for one older than what is held.
 
         Raises:
             ReferenceError: if the base differs or the rate is not positive.

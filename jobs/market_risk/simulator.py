@@ -2,8 +2,8 @@
 
 The same seed gives the same stream, ids included, however it is cut into batches. Prices are
 geometric Brownian motions with one common factor; quotes straddle the price; trades happen at the
-quote; the desks' fills are some of the trades, leaning against their inventory so that positions stay
-bounded.
+quote; the desks' fills are some of the trades, leaning against their inventory so that positions
+stay bounded.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Scenario:
         ]
         if bad or self.kind not in ("historical", "stress"):
             msg = (
-                f"reading scenario {self.scenario_id!r}: expected finite shocks of -1 or more and a "
+                f"reading scenario {self.scenario_id!r}: expected finite shocks of -1 or more, a "
                 f"kind historical or stress, was {self.kind!r} with bad shocks for {bad!r}"
             )
             raise ScenarioError(msg)

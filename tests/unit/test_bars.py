@@ -117,8 +117,8 @@ def test_empty_bars_are_flat_and_only_between_bars():
 
 def test_merged_bars_equal_longer_bars_from_trades():
     rng = np.random.default_rng(2)
-    rows = [(0, int(t), int(p), 1) for t, p in zip(np.sort(rng.integers(0, 500, 200)),
-                                                   rng.integers(1, 99, 200), strict=True)]  # fmt: skip
+    times, prices = np.sort(rng.integers(0, 500, 200)), rng.integers(1, 99, 200)
+    rows = [(0, int(time), int(price), 1) for time, price in zip(times, prices, strict=True)]
     both = update(BarBuilder((10, 50)), rows).latest()
     short, long = (both.take(np.flatnonzero(both.interval_ms == ms)) for ms in (10, 50))
     prices = np.stack([short.open, short.high, short.low, short.close], axis=1)
