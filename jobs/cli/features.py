@@ -52,7 +52,8 @@ def explain(declaration: str, as_json: bool) -> None:
         table.add_column(column, no_wrap=column == "name")
     for row in rows:
         table.add_row(row["name"], row["window"], row["default"], row["meaning"])
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    # A pipe has no width: give the sentences room.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @features.command(
