@@ -1,7 +1,8 @@
 """Last stage of the fraud job: terminal windows, profiles, model, rules, decision, outputs.
 
 In: frames from the customer stage with the customer's features attached, by terminal shard. Out:
-alerts and dead letters for Kafka; a row for ClickHouse for every transaction, label and control record.
+alerts and dead letters for Kafka; a row for ClickHouse for every transaction, label and control
+record.
 """
 
 from __future__ import annotations
@@ -81,23 +82,23 @@ class DecisionStage:
         unit = self._shards.get(shard)
         if unit is None:
             unit = self._shards[shard] = DecisionShard(
-                self._parts.settings, self._features, self._models, self._champion, self._rules, state
+                self._parts.settings, self._features, self._models, self._champion, self._rules,
+                state
             )
         intake = self._intake.read(batch)
         windows = unit.store.process(event_batch(intake, ENTITY))
         if windows.delta:
             unit.log.append(windows.delta)
         attached = attachments_matrix(intake.frames, self._attached)
-        features = np.column_stack(
-            [
-                event_features(
-                    self._features, intake.number("event_time_ms"), intake.columns
-                ),
-                attached[:, :-1],
-                windows.features,
-            ]
-        )
-        flags = np.nan_to_num(attached[:, -1]).astype(np.uint16) | windows.flags
+        of_event = event_features(self._features, intake.number("event_time_ms"), intake.columns)
+        own, before = of_event.shape[1], of_event.shape[1] + self._attached - 1
+        features = np.empty((len(intake), before + windows.features.shape[1]))
+        features[:, :own] = of_event
+        features[:, own:before] = attached[:, :-1]
+        features[:, before:] = windows.features
+        passed = attached[:, -1]
+        # A frame without an attachment (a control record) has NaN here, the only value not itself.
+        flags = np.where(passed == passed, passed, 0).astype(np.uint16) | windows.flags  # noqa: PLR0124
         packets: list[bytes] = []
         done = 0
         for row in [*intake.controls.tolist(), len(intake)]:
@@ -133,6 +134,8 @@ class DecisionStage:
             for kind, lookup in self._profiles.items()
         }
         for profile in profiles.values():
+            if profile.found.all():
+                continue
             flags = flags | np.where(profile.found, 0, SCORE_FLAGS["profile_missing"]).astype(np.uint16)
             if profile.unavailable.any():
                 flags |= np.where(
@@ -307,10 +310,12 @@ class DecisionStage:
 
 def _decide(unit: DecisionShard, scores: Scores, fired: NDArray[np.bool_]) -> Decision:
     rules = unit.rules
-    indexes = np.unique(scores.model_index)
-    first = int(indexes[0])
+    first = int(scores.model_index[0])
     decision = decide(scores.score, fired, rules.actions, rules.order, unit.thresholds(first))
-    for index in indexes[1:].tolist():
+    others = scores.model_index != first
+    if not others.any():
+        return decision
+    for index in np.unique(scores.model_index[others]).tolist():
         mine = np.flatnonzero(scores.model_index == index)
         other = decide(
             scores.score[mine], fired[mine], rules.actions, rules.order, unit.thresholds(index)
@@ -332,6 +337,8 @@ def _versions(unit: DecisionShard, scores: Scores) -> str | StringColumn:
 
 def _fired_names(unit: DecisionShard, fired: NDArray[np.bool_]) -> NameSets:
     names = [rule.id for rule in unit.rules.rules]
+    if len(names) <= MAX_RULE_NAMES:
+        return NameSets(unit.rules.masks(fired), names)
     mask = np.zeros(len(fired), np.uint64)
     for number in range(min(len(names), MAX_RULE_NAMES)):
         mask |= fired[:, number].astype(np.uint64) << np.uint64(number)

@@ -1,7 +1,7 @@
 """From a batch of frames to checked columns: which rows are transactions, labels, control or refused.
 
-Both stages of the job start here, so a record is judged by the same rules wherever it is read. A row
-is refused with the first reason that applies; its neighbours are not affected.
+Both stages of the job start here, so a record is judged by the same rules wherever it is read. A
+row is refused with the first reason that applies; its neighbours are not affected.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 
 from connectors.frames import FrameBatch, topic_index
 from connectors.source_time import source_time_ms
+from jobs.fraud._intake_kernels import judge, split_kinds
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.decoder import ColumnarDecoder, Decoded
 from schemas.reasons import Reason
-from schemas.strings import equal_rows
 
 __all__ = ["Intake", "IntakeLimits", "Kind", "Refusal", "TransactionIntake", "describe"]
 
-# Before this, no card payment was ever made: a time that small is a unit error (seconds for milliseconds).
+# Before this, no card payment was ever made: a time that small is a unit error (seconds for
+# milliseconds).
 EARLIEST_EVENT_TIME_MS: Final = 315_532_800_000  # 1980-01-01
 
 
-# Stands for a missing publication time: nothing lies after it.
-NEVER_MS: Final = 1 << 62
+_NO_ROWS: Final = np.empty(0, np.int64)
+_NO_DEGREES: Final = np.empty(0, np.float64)
+_NO_ROWS.flags.writeable = False
 
 
 class Kind(IntEnum):
@@ -79,6 +81,21 @@ _TEXTS: Final[Mapping[Refusal, str]] = {
     Refusal.BAD_CONTROL: "The control record could not be read.",
     Refusal.BAD_LOCATION: "Latitude or longitude is not a number or outside of its range.",
 }
+
+_UNKNOWN_TOPIC: Final = int(Refusal.UNKNOWN_TOPIC)
+_CHECKS: Final = [
+    int(refusal)
+    for refusal in (
+        Refusal.MISSING_KEY,
+        Refusal.EMPTY_ID,
+        Refusal.KEY_MISMATCH,
+        Refusal.EVENT_TIME_OUT_OF_RANGE,
+        Refusal.EVENT_TIME_IN_FUTURE,
+        Refusal.NEGATIVE_AMOUNT,
+        Refusal.ABSURD_AMOUNT,
+        Refusal.BAD_LOCATION,
+    )
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +162,24 @@ class TransactionIntake:
         self._transactions = transactions
         self._labels = labels
         self._topics = [topic.encode() for topic in topics]
-        self._limits = limits
+        # In the order of the checks; `judge` counts on it.
+        self._bounds = np.array(
+            [EARLIEST_EVENT_TIME_MS, limits.max_future_ms, limits.max_amount_minor, *_CHECKS],
+            np.int64
+        )
+        self._all_rows = _counted(1024)
 
     def read(self, batch: bytes) -> Intake:
         """Return the batch's rows with their fields; a bad record only marks its own row."""
         frames = FrameBatch.parse(batch)
         n = len(frames)
         topics = topic_index(frames, self._topics)
-        kind = topics.astype(np.uint8)
+        kind = np.empty(n, np.uint8)
         reason = np.zeros(n, np.uint8)
-        reason[topics < 0] = Refusal.UNKNOWN_TOPIC
-        transactions = np.flatnonzero(topics == Kind.TRANSACTION)
-        labels = np.flatnonzero(topics == Kind.LABEL)
+        counts = split_kinds(topics, kind, reason, _UNKNOWN_TOPIC)
+        transactions, labels, controls = (
+            self._rows_of(topics, number, count) for number, count in enumerate(counts)
+        )
         columns: dict[str, Column] = {}
         if len(transactions) or not len(labels):
             decoded = self._transactions.decode(_take(frames.value, transactions, n))
@@ -166,47 +189,51 @@ class TransactionIntake:
             decoded = self._labels.decode(_take(frames.value, labels, n))
             reason[labels] = decoded.status
             columns = _merge(columns, _spread(decoded, labels, n), labels)
-        intake = Intake(
-            frames,
-            kind,
-            reason,
-            columns,
-            transactions,
-            labels,
-            np.flatnonzero(topics == Kind.CONTROL),
-        )
-        self._check(intake)
-        intake.kind[intake.reason != 0] = Kind.REFUSED
-        intake.transactions = transactions[reason[transactions] == 0]
-        intake.labels = labels[reason[labels] == 0]
+        intake = Intake(frames, kind, reason, columns, transactions, labels, controls)
+        if self._judge(intake):
+            intake.transactions = transactions[reason[transactions] == 0]
+            intake.labels = labels[reason[labels] == 0]
         return intake
 
-    def _check(self, intake: Intake) -> None:
+    def _rows_of(self, topics: NDArray[np.int16], number: int, count: int) -> NDArray[np.intp]:
+        # Most batches hold one kind of record: its rows are all rows, and need not be looked for.
+        if count == len(topics):
+            if count > len(self._all_rows):
+                self._all_rows = _counted(2 * count)
+            return self._all_rows[:count]
+        return np.flatnonzero(topics == number) if count else _NO_ROWS
+
+    def _judge(self, intake: Intake) -> int:
         frames, columns = intake.frames, intake.columns
-        event_time = intake.number("event_time_ms")
-        is_event = intake.kind <= Kind.LABEL
-        published = source_time_ms(frames)
-        published[published < 0] = NEVER_MS
-        empty = np.zeros(len(intake), np.bool_)
-        for name in ("event_id", "customer_id", "terminal_id"):
-            empty |= intake.text(name).lengths <= 0
-        checks = [
-            (frames.key.lengths < 0, Refusal.MISSING_KEY),
-            (empty, Refusal.EMPTY_ID),
-            (~equal_rows(frames.key, intake.text("customer_id")), Refusal.KEY_MISMATCH),
-            (event_time < EARLIEST_EVENT_TIME_MS, Refusal.EVENT_TIME_OUT_OF_RANGE),
-            (event_time - self._limits.max_future_ms > published, Refusal.EVENT_TIME_IN_FUTURE),
-        ]
-        if "amount_minor" in columns:
-            amount = intake.number("amount_minor")
-            checks += [
-                (amount < 0, Refusal.NEGATIVE_AMOUNT),
-                (amount > self._limits.max_amount_minor, Refusal.ABSURD_AMOUNT),
-                (_bad_location(intake), Refusal.BAD_LOCATION),
-            ]
-        for wrong, refusal in checks:
-            if wrong.any():
-                intake.reason[wrong & is_event & (intake.reason == 0)] = refusal
+        key = frames.key
+        event, customer, terminal = (
+            intake.text(name) for name in ("event_id", "customer_id", "terminal_id")
+        )
+        payments = "amount_minor" in columns
+        refused: int = judge(
+            intake.kind,
+            intake.reason,
+            key.data,
+            key.starts,
+            key.lengths,
+            event.data,
+            event.starts,
+            event.lengths,
+            customer.data,
+            customer.starts,
+            customer.lengths,
+            terminal.data,
+            terminal.starts,
+            terminal.lengths,
+            intake.number("event_time_ms"),
+            source_time_ms(frames),
+            intake.number("amount_minor") if payments else _NO_ROWS,
+            intake.number("latitude") if payments else _NO_DEGREES,
+            intake.number("longitude") if payments else _NO_DEGREES,
+            payments,
+            self._bounds,
+        )
+        return refused
 
 
 def describe(reason: int) -> tuple[str, str]:
@@ -215,12 +242,10 @@ def describe(reason: int) -> tuple[str, str]:
     return known.code, known.text
 
 
-def _bad_location(intake: Intake) -> NDArray[np.bool_]:
-    bad = np.zeros(len(intake), np.bool_)
-    for name, bound in (("latitude", 90.0), ("longitude", 180.0)):
-        # A comparison with NaN is false, so this also finds what is not a number.
-        bad |= ~(np.abs(intake.number(name)) <= bound)
-    return bad
+def _counted(count: int) -> NDArray[np.intp]:
+    rows = np.arange(count)
+    rows.flags.writeable = False
+    return rows
 
 
 def _take(values: StringColumn, rows: NDArray[np.intp], n: int) -> StringColumn:
