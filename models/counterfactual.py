@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 __all__ = ["Change", "smallest_change"]
 
 _VALUES: Final = 12
-# Candidate values per feature: quantiles of genuine rows. One feature is 12 rows to score, a pair 144;
-# with four features paired that is under 1,100 rows an alert.
+# Candidate values per feature: quantiles of genuine rows. One feature is 12 rows to score, a pair
+# 144; with four features paired that is under 1,100 rows an alert.
 
 _PAIRED: Final = 4
 
@@ -82,7 +82,10 @@ def _values(column: NDArray[np.float64]) -> NDArray[np.float64]:
     known = column[~np.isnan(column)]
     # A real value, not one between two: half a payment would explain nothing.
     wanted = np.linspace(0.0, 1.0, _VALUES)
-    return np.unique(np.quantile(known, wanted, method="nearest")) if len(known) else known
+    if len(known) == 0:
+        return known
+    chosen: NDArray[np.float64] = np.unique(np.quantile(known, wanted, method="nearest"))
+    return chosen
 
 
 def _rank_distance(column: NDArray[np.float64], before: float, after: float) -> float:

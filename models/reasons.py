@@ -1,7 +1,7 @@
 """Turn contributions into sentences that an analyst reads, from the names of the features.
 
-A window feature is told beside its usual value: the same measure over the longest window of the same
-kind in the row, counts scaled to the shorter window.
+A window feature is told beside its usual value: the same measure over the longest window of the
+same kind in the row, counts scaled to the shorter window.
 """
 
 from __future__ import annotations

@@ -90,20 +90,11 @@ class Trees:
         return replace(self, cover=cover)
 
 
-def _step(trees: Trees, node: NDArray[np.int32], rows: NDArray[np.float32]) -> Any:
+def _step(trees: Trees, node: NDArray[np.int32], rows: NDArray[np.float32]) -> NDArray[np.int32]:
     cell = rows[np.arange(len(rows)), trees.feature[node]]
     goes_left = np.where(np.isnan(cell), trees.missing_left[node], cell <= trees.threshold[node])
-    return np.where(goes_left, trees.left[node], trees.right[node]).astype(np.int32)
-
-
-def _smoothed(trees: Trees, cover: NDArray[np.float64]) -> NDArray[np.float64]:
-    # A leaf no row reached would make a zero share; one pseudo-row a leaf keeps covers additive.
-    smoothed = np.where(trees.feature == LEAF, cover + 1.0, 0.0)
-    # Children come after their parent in every builder here, so one backward pass sums them up.
-    for node in range(len(cover) - 1, -1, -1):
-        if trees.feature[node] != LEAF:
-            smoothed[node] = smoothed[trees.left[node]] + smoothed[trees.right[node]]
-    return smoothed
+    child: NDArray[np.int32] = np.where(goes_left, trees.left[node], trees.right[node])
+    return child
 
 
 def leaves_reached(trees: Trees, rows: NDArray[np.float32]) -> Any:

@@ -28,7 +28,7 @@ from models.trees import raw_scores
 EPOCH = dt.date(1970, 1, 1)
 
 
-def _history(rows: int = 12_000, days: int = 12):
+def _history(rows: int = 16_000, days: int = 16):
     generator = np.random.default_rng(11)
     times = np.sort(generator.integers(0, days * DAY_MS, rows))
     matrix = np.column_stack(
@@ -51,7 +51,7 @@ def _history(rows: int = 12_000, days: int = 12):
 
 
 DATA = _history()
-PERIOD = Period(EPOCH, 4, 3, 4)
+PERIOD = Period(EPOCH + dt.timedelta(days=4), 4, 3, 4)
 SMALL = {
     "logistic": {},
     "lightgbm": {"n_estimators": 20},
