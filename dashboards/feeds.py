@@ -1,0 +1,114 @@
+"""Stream rows from ClickHouse into Perspective tables, which every open page then shares."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+import perspective
+
+from dashboards.panels import Feed
+from dashboards.reader import PanelReader
+from schemas.errors import RiskstreamError
+
+__all__ = ["FeedPump", "feed_query"]
+
+_LOG: Final = logging.getLogger(__name__)
+
+# A row gets its `inserted_at` before it can be read, and inserts overlap: what is this much older
+# than the newest row seen is read again. Rows replace themselves by their index, so it costs only
+# the reading.
+_OVERLAP_MS: Final = 3_000
+# Half the second that a page may be behind; shorter presses ClickHouse for nothing.
+_POLL_SECONDS: Final = 0.4
+_POLL_AFTER_ERROR_SECONDS: Final = 2.0
+
+
+def feed_query(feed: Feed) -> str:
+    """Return the query for what came after `after` (ms), the newest `most` rows of it."""
+    names = ", ".join(name for name, _ in feed.columns)
+    inner = (
+        f"SELECT {feed.select}, toUnixTimestamp64Milli(inserted_at) AS inserted_ms "  # noqa: S608
+        f"FROM {feed.view} WHERE inserted_at >= fromUnixTimestamp64Milli({{after:Int64}}, 'UTC') "
+        f"AND ({feed.where}) ORDER BY inserted_at DESC LIMIT {{most:UInt32}}"
+    )
+    return f"SELECT {names}, inserted_ms FROM ({inner}) ORDER BY inserted_ms"  # noqa: S608
+
+
+class FeedPump:
+    """Keeps Perspective tables up to date for as long as `run` runs.
+
+    A table holds the newest `limit` rows of its feed (0: all, at most `most` at the start). A row
+    that comes again replaces itself. While ClickHouse is away tables stay as they are, and their
+    panels show how old that is.
+
+    Args:
+        reader: asks ClickHouse.
+        server: the Perspective server that pages connect to.
+        feeds: what to stream.
+        most: rows read at once at most; at the start the oldest beyond it are left out.
+    """
+
+    def __init__(
+        self,
+        reader: PanelReader,
+        server: perspective.Server,
+        feeds: Sequence[Feed],
+        most: int = 50_000,
+    ) -> None:
+        self._reader = reader
+        self._feeds = feeds
+        self._most = most
+        self._after = {feed.name: 0 for feed in feeds}
+        client = server.new_local_client()
+        self._tables: dict[str, Any] = {
+            feed.name: client.table(dict(feed.columns), name=feed.name, **_options(feed))
+            for feed in feeds
+        }
+
+    async def run(self) -> None:
+        """Poll every feed until cancelled."""
+        await asyncio.gather(*(self._follow(feed) for feed in self._feeds))
+
+    async def poll(self, feed: Feed) -> int:
+        """Take what is new of one feed; return how many rows were read.
+
+        Raises:
+            RiskstreamError: when ClickHouse is away or refuses.
+        """
+        count: int = await self._reader.in_thread(lambda: self._take(feed))
+        return count
+
+    def size(self, feed: Feed) -> int:
+        """Return how many rows a feed's table holds."""
+        return int(self._tables[feed.name].size())
+
+    async def _follow(self, feed: Feed) -> None:
+        complained = False
+        while True:
+            try:
+                await self.poll(feed)
+                complained = False
+            except RiskstreamError as e:
+                if not complained:
+                    _LOG.warning("feeding %s: %s", feed.name, e)
+                complained = True
+                await asyncio.sleep(_POLL_AFTER_ERROR_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _take(self, feed: Feed) -> int:
+        most = min(self._most, feed.limit) if feed.limit else self._most
+        rows = self._reader.rows(feed_query(feed), {"after": self._after[feed.name], "most": most})
+        if not rows:
+            return 0
+        newest = max(int(row.pop("inserted_ms")) for row in rows)
+        self._tables[feed.name].update(rows)
+        self._after[feed.name] = max(0, newest - _OVERLAP_MS)
+        return len(rows)
+
+
+def _options(feed: Feed) -> dict[str, Any]:
+    # Perspective takes either an index or a limit; the index is what makes a re-read harmless.
+    return {"index": feed.index}

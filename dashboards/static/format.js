@@ -1,0 +1,43 @@
+// Numbers and times as people read them. Times are UTC everywhere.
+const plain = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const money = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
+const fine = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 5 });
+
+export function timeOf(value) {
+  if (value === null || value === undefined) return NaN;
+  return typeof value === "number" ? value : Date.parse(value.replace(" ", "T") + "Z");
+}
+
+export function format(value, unit) {
+  if (value === null || value === undefined || value === "") return "–";
+  switch (unit) {
+    case "count": return plain.format(value);
+    case "rate": return value >= 100 ? plain.format(value) : fine.format(value);
+    case "ms": return value >= 10000 ? `${fine.format(value / 1000)} s` : `${plain.format(value)} ms`;
+    case "share": return `${(value * 100).toFixed(2)} %`;
+    case "money": return Math.abs(value) >= 1e6 ? short.format(value) : money.format(value);
+    case "number": return fine.format(value);
+    case "time": {
+      const at = timeOf(value);
+      return Number.isNaN(at) ? "–" : new Date(at).toISOString().replace("T", " ").slice(0, 19);
+    }
+    default: return value === true ? "yes" : value === false ? "no" : String(value);
+  }
+}
+
+export function age(ms) {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  if (seconds < 100) return `${seconds} s`;
+  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 200000) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86400)} days`;
+}
+
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  // Text is always text: names come from events, and events come from anywhere.
+  made.append(...children);
+  return made;
+}
