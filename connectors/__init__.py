@@ -1,1 +1,1 @@
-"""Every byte that leaves the process: Kafka, Redis, ClickHouse, the Java bridge and the local stack."""
+"""What leaves the process: Kafka, Redis, ClickHouse, the Java bridge and the local stack."""

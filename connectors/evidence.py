@@ -1,4 +1,4 @@
-"""Read what `riskstream audit` compares: offsets and alerts from Kafka, coordinates from ClickHouse."""
+"""Read what `riskstream audit` compares: offsets and alerts in Kafka, rows in ClickHouse."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def read_range(
             if messages:
                 heard = time.monotonic()
             elif time.monotonic() - heard > READ_TIMEOUT_SECONDS:
-                msg = f"reading {sorted(waiting)} of Kafka: nothing came for {READ_TIMEOUT_SECONDS:.0f} s"
+                msg = f"reading {sorted(waiting)}: nothing came for {READ_TIMEOUT_SECONDS:.0f} s"
                 raise RetryableError(msg)
             for message in messages:
                 place = (str(message.topic()), int(message.partition()))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Talk to a Flink cluster: submit a job, list, cancel, take savepoints; any cluster, by its REST URL."""
+"""Submit, list, cancel and savepoint jobs on any Flink cluster, by its REST URL."""
 
 from __future__ import annotations
 
@@ -23,12 +23,20 @@ __all__ = ["FlinkCluster", "FlinkError", "FlinkUnreachableError", "Job"]
 
 REQUEST_TIMEOUT_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.2
-# `flink run` starts a JVM and a Python client, builds the graph and uploads it: 8 s on a quiet machine.
+# `flink run` starts a JVM and a Python client, builds the graph and uploads it: 8 s on a quiet
+# machine.
 SUBMIT_TIMEOUT_SECONDS: Final = 300
 # Flink's client reaches into these packages of the JDK, which Java 17 closes by default.
 CLIENT_JAVA_OPTIONS: Final = " ".join(
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
-    for package in ("java.lang", "java.util", "java.util.concurrent", "java.net", "java.io", "java.nio")
+    for package in (
+        "java.lang",
+        "java.util",
+        "java.util.concurrent",
+        "java.net",
+        "java.io",
+        "java.nio",
+    )
 )
 FINAL_STATES: Final = frozenset({"FINISHED", "FAILED", "CANCELED", "SUSPENDED"})
 
@@ -249,7 +257,9 @@ class FlinkCluster:
     def _get(self, path: str) -> dict[str, Any]:
         return self._request("GET", path)
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         try:
             response = self._session.request(
                 method, self._url + path, json=body, timeout=REQUEST_TIMEOUT_SECONDS
@@ -258,7 +268,8 @@ class FlinkCluster:
             msg = f"asking Flink at {self._url!r} for {path!r}: {e}; is the cluster up?"
             raise FlinkUnreachableError(msg) from e
         if not response.ok:
-            msg = f"asking Flink at {self._url!r} for {path!r}: {response.status_code} {response.text[:2000]}"
+            said = f"{response.status_code} {response.text[:2000]}"
+            msg = f"asking Flink at {self._url!r} for {path!r}: {said}"
             raise FlinkError(msg)
         answer: dict[str, Any] = response.json() if response.content else {}
         return answer

@@ -2,14 +2,13 @@
 
 Everything below the edge receives values through constructors; nothing else reads `os.environ`.
 
-========================================  ===========================================================
-source                                    example
-========================================  ===========================================================
-file (TOML, `--config` or                 ``[kafka]`` / ``bootstrap_servers = "broker:9092"``
-`RISKSTREAM_CONFIG`)
-environment                               ``RISKSTREAM_KAFKA__BOOTSTRAP_SERVERS=broker:9092``
-flag                                      ``riskstream --set kafka.bootstrap_servers=broker:9092 ...``
-========================================  ===========================================================
+==============================================  ============================================
+source                                          example
+==============================================  ============================================
+file (TOML; `--config`, `RISKSTREAM_CONFIG`)    ``[kafka]``, ``bootstrap_servers = "b:9092"``
+environment                                     ``RISKSTREAM_KAFKA__BOOTSTRAP_SERVERS``
+flag                                            ``--set kafka.bootstrap_servers=b:9092``
+==============================================  ============================================
 
 A part of the local stack whose address is set here (`kafka.bootstrap_servers`, `redis.url`,
 `clickhouse.url`, `flink.rest_url`) is used where it is and is not started.
@@ -81,7 +80,7 @@ class TopicSettings(_Section):
 
 
 class KafkaSettings(_Section):
-    """Where Kafka is and how to talk to it; the security settings reach every client and the job."""
+    """Where Kafka is and how to talk to it; security settings reach every client and the job."""
 
     bootstrap_servers: str | None = None
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -161,10 +160,13 @@ class FlinkSettings(_Section):
     @model_validator(mode="after")
     def _shards_divide(self) -> FlinkSettings:
         if self.shards % self.parallelism:
-            msg = f"shards must be a multiple of parallelism, was {self.shards} and {self.parallelism}"
+            was = f"{self.shards} and {self.parallelism}"
+            msg = f"shards must be a multiple of parallelism, was {was}"
             raise ValueError(msg)
         if self.shards > self.max_parallelism:
-            msg = f"shards must not exceed max_parallelism {self.max_parallelism}, was {self.shards}"
+            msg = (
+                f"shards must not exceed max_parallelism {self.max_parallelism}, was {self.shards}"
+            )
             raise ValueError(msg)
         return self
 
@@ -207,7 +209,8 @@ class FraudSettings(_Section):
 class MarketRiskSettings(_Section):
     """Bars, marks, VaR and limits of the market risk job.
 
-    Risk is recomputed when a position changed or a price moved by `material_move` since the last time.
+    Risk is recomputed when a position changed or a price moved by `material_move` since the last
+    time.
     """
 
     base_currency: str = "USD"
@@ -228,8 +231,8 @@ class LocalSettings(_Section):
     """The local stack: a port of 0 finds a free one and keeps it across restarts.
 
     `flink_metrics` turns Flink's Prometheus reporter on; it is off because that reporter listens on
-    every interface and cannot be told otherwise. `high_availability` adds a ZooKeeper server, so that
-    jobs outlive a killed JobManager.
+    every interface and cannot be told otherwise. `high_availability` adds a ZooKeeper server, so
+    that jobs outlive a killed JobManager.
     """
 
     kafka_port: Port = 0
@@ -249,7 +252,7 @@ class LocalSettings(_Section):
 
 
 class Settings(_Section):
-    """The whole tree. `home` holds the state of the local stack; relative paths start at the root."""
+    """The whole tree; `home` holds the local stack's state, relative to the repository."""
 
     home: Path = Path(".riskstream")
     kafka: KafkaSettings = KafkaSettings()
@@ -267,7 +270,7 @@ class Settings(_Section):
         return self.model_dump_json(indent=2)
 
     def with_secrets_json(self) -> str:
-        """Return the tree as JSON with its secrets in the clear, for a file that only we can read."""
+        """Return the tree as JSON with its secrets in the clear, for a file only we can read."""
         return json.dumps(_revealed(self.model_dump(mode="python")))
 
     def fingerprint(self) -> str:
@@ -343,5 +346,9 @@ def _explain(error: Any) -> str:
         return f"{where}: unknown key; `riskstream config` lists the known ones"
     # The offending value of a secret must not print; pydantic keeps it in `input`.
     secret = any(word in where for word in ("password", "redis.url"))
-    was = "" if secret or isinstance(error["input"], dict | BaseModel) else f", was {error['input']!r}"
+    was = (
+        ""
+        if secret or isinstance(error["input"], dict | BaseModel)
+        else f", was {error['input']!r}"
+    )
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}{was}"

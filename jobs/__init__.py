@@ -1,1 +1,1 @@
-"""Jobs and their pure core: windows, rules, one folder per job; only `jobs.runtime` imports pyflink."""
+"""Jobs, one folder each, and their pure core; only `jobs.runtime` imports pyflink."""

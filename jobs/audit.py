@@ -1,4 +1,4 @@
-"""Account for every offset: compare what Kafka holds with what ClickHouse and the dead letters hold.
+"""Account for every offset: compare Kafka with ClickHouse and the dead letters.
 
 Pure: takes coordinates, returns a verdict. Nothing here asks the job what it did.
 """
@@ -31,8 +31,8 @@ class Ledger:
     """What was found about one partition, as offsets; an offset found twice is given twice.
 
     `published` is what Kafka holds in the range. `stored` comes from the deduplicating view (or the
-    view of labels or control outcomes), `dead` from the dead-letter topic, each letter's source offset
-    once. `kind` says what `stored` counts as: ``scored`` or ``control``.
+    view of labels or control outcomes), `dead` from the dead-letter topic, each letter's source
+    offset once. `kind` says what `stored` counts as: ``scored`` or ``control``.
     """
 
     topic: str

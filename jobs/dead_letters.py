@@ -42,8 +42,7 @@ class DeadLetterWriter:
             "key": key,
             "value": value,
             "headers": [
-                {"name": name, "value": content}
-                for name, content in frames.headers_at(row)
+                {"name": name, "value": content} for name, content in frames.headers_at(row)
             ],
             "reason": reason,
             "detail": detail,

@@ -1,8 +1,8 @@
 """Run the fraud job end to end on the local stack and measure it: what `riskstream demo` does.
 
-Traffic comes in two parts. First as fast as the job takes it, which gives the throughput; then, with
-nothing waiting, at a steady open-loop rate, which gives the latency. Both are counted in the same
-ClickHouse view and alert topic that users read.
+Traffic comes in two parts. First as fast as the job takes it, which gives the throughput; then,
+with nothing waiting, at a steady open-loop rate, which gives the latency. Both are counted in the
+same ClickHouse view and alert topic that users read.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Traffic:
         return Simulation(Population(seed=self.seed), limit=self.limit)
 
     def profiles(self) -> list[Profiles]:
-        """Return the profiles of everyone in the traffic, without anything its labels would tell."""
+        """Return everyone's profiles, without anything that the labels would tell."""
         if self.dataset is None:
             return Simulation(Population(seed=self.seed)).profiles()
         return derive_profiles(_Unlabelled(self.source()))

@@ -14,7 +14,7 @@ __all__ = ["Metrics", "Stage", "StateMap", "Writer"]
 
 
 class StateMap(Protocol):
-    """The durable state of one shard: bytes by number, kept by Flink and part of every checkpoint."""
+    """The durable state of one shard: bytes by number, part of every checkpoint."""
 
     def get(self, key: int) -> bytes | None:
         """Return the value, or None."""
@@ -65,6 +65,6 @@ class Writer(Protocol):
     def write(self, rows: bytes) -> None:
         """Store the rows before returning: nothing may be buffered across a checkpoint barrier.
 
-        `rows` is the count of rows as u32 and then the payloads of the gathered row packets. Blocks,
-        and so pushes back, while the database is away.
+        `rows` is the count of rows as u32 and then the payloads of the gathered row packets.
+        Blocks, and so pushes back, while the database is away.
         """

@@ -23,7 +23,7 @@ def submit_job(
     savepoint: str | None = None,
     allow_dropped_state: bool = False,
 ) -> str:
-    """Submit `jobs/<job>` to the cluster of the settings and return the job id once every task runs.
+    """Submit `jobs/<job>` and return the job id once every task runs.
 
     Topics and tables are created where they are missing; existing ones are left as they are.
 
@@ -32,7 +32,7 @@ def submit_job(
     """
     rest_url = settings.flink.rest_url
     if rest_url is None:
-        msg = "submitting a job needs flink.rest_url, was None; start the local stack with `riskstream up`"
+        msg = "submitting a job: flink.rest_url was None; set it or run `riskstream up`"
         raise FlinkError(msg)
     importlib.import_module(f"jobs.{job}.resources").prepare(settings)
     cluster = FlinkCluster(rest_url)

@@ -1,4 +1,4 @@
-"""`riskstream submit | jobs | cancel | savepoint`: jobs on the local cluster or any other, by URL."""
+"""`riskstream submit | jobs | cancel | savepoint`: jobs on the local or any other cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from jobs.submission import submit_job
 __all__ = ["cancel", "jobs", "savepoint", "submit"]
 
 cluster_option = click.option(
-    "--cluster", "rest_url", metavar="URL", help="REST URL of the cluster; the local one by default."
+    "--cluster",
+    "rest_url",
+    metavar="URL",
+    help="REST URL of the cluster; the local one by default.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

@@ -110,7 +110,14 @@ def _demo_settings(settings: Settings, mode: str | None) -> Settings:
 
 def _show(console: Console, result: DemoResult, settings: Settings, elapsed: float) -> None:
     table = Table(title="What came out", show_header=False)
-    for name in ("events_in", "scored_rows", "distinct_event_ids", "dead_letters", "labels", "alerts"):
+    for name in (
+        "events_in",
+        "scored_rows",
+        "distinct_event_ids",
+        "dead_letters",
+        "labels",
+        "alerts",
+    ):
         table.add_row(name.replace("_", " "), f"{getattr(result, name):,}")
     table.add_row("events per second", f"{result.events_per_second:,.0f}")
     for title, latency in (
@@ -118,7 +125,9 @@ def _show(console: Console, result: DemoResult, settings: Settings, elapsed: flo
         ("publish to alert at a subscriber", result.latency_ms),
         ("publish to ClickHouse row", result.row_latency_ms),
     ):
-        shown = "  ".join(f"{name} {value:,.0f}" for name, value in latency.items() if value is not None)
+        shown = "  ".join(
+            f"{name} {value:,.0f}" for name, value in latency.items() if value is not None
+        )
         table.add_row(f"{title}, ms", shown)
     table.add_row("first alert after sending began", f"{result.first_alert_seconds} s")
     table.add_row("whole demo", f"{elapsed:.0f} s")
@@ -128,6 +137,6 @@ def _show(console: Console, result: DemoResult, settings: Settings, elapsed: flo
         console.print_json(json.dumps(result.example_alert, default=str))
     console.print(
         "Ask ClickHouse yourself (while it runs, with --keep):\n"
-        f"  curl '{settings.clickhouse.url}/?database={settings.clickhouse.database}' --data-binary "
+        f"  curl '{settings.clickhouse.url}/?database={settings.clickhouse.database}' -d "
         "'SELECT decision, count() FROM scored_transactions GROUP BY decision'"
     )

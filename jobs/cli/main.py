@@ -1,4 +1,4 @@
-"""Dispatch `riskstream VERB`: each verb lives in its own module and is imported only when called."""
+"""Dispatch `riskstream VERB`: each verb has its own module, imported only when called."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "migrate": ("jobs.cli.migrate", "Create or upgrade ClickHouse tables and views."),
     "profiles": ("jobs.cli.profiles", "Load customer, terminal and merchant profiles into Redis."),
     "replay": ("jobs.cli.replay", "Publish recorded transactions as Avro at a chosen speed."),
-    "simulate": ("jobs.cli.simulate", "Publish an endless, seeded stream of transactions and labels."),
+    "simulate": (
+        "jobs.cli.simulate",
+        "Publish an endless, seeded stream of transactions and labels.",
+    ),
     "submit": ("jobs.cli.cluster", "Submit a job to a Flink cluster."),
     "jobs": ("jobs.cli.cluster", "List the jobs of the cluster."),
     "cancel": ("jobs.cli.cluster", "Cancel a job."),

@@ -108,8 +108,7 @@ def judge(
                         break
             if key_lengths[row] < 0:
                 found = 3
-            elif event_lengths[row] <= 0 or customer_lengths[row] <= 0 or terminal_lengths[row] <=
-            0:
+            elif min(event_lengths[row], customer_lengths[row], terminal_lengths[row]) <= 0:
                 found = 4
             elif not same:
                 found = 5

@@ -12,8 +12,8 @@ from jobs.fraud.features import FRAUD_FEATURES
 
 __all__ = ["prepare"]
 
-# A dead letter holds a whole refused record beside its own fields, so its topic takes larger messages
-# than any source topic may hold.
+# A dead letter holds a whole refused record beside its own fields, so its topic takes larger
+# messages than any source topic may hold.
 DEAD_LETTER_BYTES: Final = 16 * 1024 * 1024
 
 

@@ -1,7 +1,7 @@
 """What the last stage keeps per shard: the terminal windows, the models and rules in force.
 
-Models and rules change by control records that arrive among the shard's events, so the row at which a
-version changes is exact, and what is in force is part of the shard's state.
+Models and rules change by control records that arrive among the shard's events, so the row at which
+a version changes is exact, and what is in force is part of the shard's state.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class DecisionShard:
         rules: RuleSet,
         state: StateMap,
     ) -> None:
-        """Rebuild the shard from its state; `champion` and `rules` hold where the state names none."""
+        """Rebuild the shard; `champion` and `rules` hold where its state names none."""
         self._settings = settings
         self._features = features
         self._state = state
@@ -107,7 +107,7 @@ class DecisionShard:
         self._adopt_rules(rules)
 
     def thresholds(self, model_index: int) -> Thresholds:
-        """Return the thresholds for a model: control record, then settings, then the model's own."""
+        """Return a model's thresholds: control record, then settings, then the model's own."""
         if self._thresholds is not None:
             return self._thresholds
         fraud = self._settings.fraud
@@ -145,12 +145,12 @@ class DecisionShard:
                 self._adopt_rules(RuleSet.from_text(text, rule_catalogue()))
                 self._rules_text = text
             elif control.kind == "set_thresholds":
-                self._thresholds = Thresholds(
-                    _number(control, "review"), _number(control, "block")
-                )
+                self._thresholds = Thresholds(_number(control, "review"), _number(control, "block"))
                 self._builders.clear()
             else:
-                return Outcome(False, f"{control.kind!r} is not known to this release", "bad_control")
+                return Outcome(
+                    False, f"{control.kind!r} is not known to this release", "bad_control"
+                )
         except (RuleSetError, ConfigurationError) as e:
             return Outcome(False, str(e), "bad_control")
         self._save_rules()
@@ -172,7 +172,7 @@ class DecisionShard:
     def contributions(
         self, versions: list[str], features: NDArray[np.float64]
     ) -> NDArray[np.float64] | None:
-        """Return each feature's share in the score of the given rows, NaN where a model has none."""
+        """Return each feature's share in the score of each row, NaN where a model has none."""
         if not versions:
             return None
         shares = np.full(features.shape, np.nan)

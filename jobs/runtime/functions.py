@@ -92,12 +92,14 @@ class StageFunction(KeyedProcessFunction):  # type: ignore[misc]
         self._shard_of = {key: shard for shard, key in enumerate(shard_keys)}
 
     def open(self, runtime_context: RuntimeContext) -> None:
+        """Open the stage in this task."""
         sys.setswitchinterval(GIL_SWITCH_SECONDS)
         descriptor = MapStateDescriptor("log", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         self._state = _ShardState(runtime_context.get_map_state(descriptor))
         self._stage.open(FlinkMetrics(runtime_context))
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
+        """Process one batch of a shard; emit its packets."""
         packets = self._stage.process(self._shard_of[value[0]], bytes(value[1]), self._state)
         if packets:
             yield packets
@@ -110,8 +112,10 @@ class WriterFunction(ProcessFunction):  # type: ignore[misc]
         self._writer = writer
 
     def open(self, runtime_context: RuntimeContext) -> None:
+        """Open the writer in this task."""
         self._writer.open(FlinkMetrics(runtime_context))
 
     def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[bytes]:
+        """Store gathered rows before returning."""
         self._writer.write(bytes(value))
         yield from ()

@@ -9,8 +9,8 @@ A job reads like its diagram::
     graph.writer("ClickHouse", [customers, decisions], ClickHouseRows(...))
 
 Every operator gets a uid from its name, so that state finds its operator again after an upgrade.
-Thread mode allows one Python operator in a task, so each stage starts behind a shuffle and the writer
-starts its own chain; `tests/job` checks the graph for it.
+Thread mode allows one Python operator in a task, so each stage starts behind a shuffle and the
+writer starts its own chain; `tests/job` checks the graph for it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "JobGraph", "Routed"]
 
 # Merge what arrived while Python was busy. One tick is the least a batch waits, so it is a part of
-# every event's latency; at 0 the gather would hand over single batches and a busy stage would saturate
-# on the fixed cost of each (design.md: p50 0.8 s without it).
+# every event's latency; at 0 the gather would hand over single batches and a busy stage would
+# saturate on the fixed cost of each (design.md: p50 0.8 s without it).
 GATHER_MS: Final = 1
 GATHER_BYTES: Final = 512 * 1024
 # All shards of a task together; 4 MB is 20 ms of work, so a barrier never waits long behind it.
@@ -88,7 +88,8 @@ class JobGraph:
             "python.execution-mode": flink.execution_mode,
             "python.executable": sys.executable,
             "python.client.executable": sys.executable,
-            # Process mode collects a bundle before it calls Python: bound what that adds to latency.
+            # Process mode collects a bundle before it calls Python: bound what that adds to
+            # latency.
             "python.fn-execution.bundle.time": "5",
             "python.fn-execution.bundle.size": "100",
             "parallelism.default": str(flink.parallelism),
@@ -96,8 +97,8 @@ class JobGraph:
             "execution.buffer-timeout.interval": "0ms",
             "execution.checkpointing.interval": f"{flink.checkpoint_interval_ms}ms",
             "execution.checkpointing.timeout": f"{flink.checkpoint_timeout_ms}ms",
-            # While a dependency is away a stage waits and no barrier passes: that is back-pressure, and a
-            # restart would not end it.
+            # While a dependency is away a stage waits and no barrier passes: that is back-pressure,
+            # and a restart would not end it.
             "execution.checkpointing.tolerable-failed-checkpoints": "1000000",
             "execution.checkpointing.min-pause": "500ms",
             "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
@@ -116,8 +117,8 @@ class JobGraph:
     ) -> Batches:
         """Read the topics as frames and pack them into batches by the shard of their key.
 
-        Partitions are read aligned in event time, so that a catch-up does not run one partition days
-        ahead of another. Control records go to every shard.
+        Partitions are read aligned in event time, so that a catch-up does not run one partition
+        days ahead of another. Control records go to every shard.
         """
         jvm = self._gateway.jvm
         kafka = jvm.org.apache.flink.connector.kafka.source
@@ -136,7 +137,8 @@ class JobGraph:
         )
         properties = {
             **self._kafka_properties(),
-            # The consumer waits this long for more bytes: latency at low rates, requests at high ones.
+            # The consumer waits this long for more bytes: latency at low rates, requests at high
+            # ones.
             "fetch.max.wait.ms": "5",
             "client.id.prefix": f"riskstream-{self._name}",
             "partition.discovery.interval.ms": "30000",
@@ -172,8 +174,10 @@ class JobGraph:
             )
             .uid(_uid(f"{name}-gather"))
         )
-        j_keyed = jvm.org.apache.flink.streaming.api.datastream.DataStreamUtils.reinterpretAsKeyedStream(
-            j_gathered, selector(), j_key_type
+        j_keyed = (
+            jvm.org.apache.flink.streaming.api.datastream.DataStreamUtils.reinterpretAsKeyedStream(
+                j_gathered, selector(), j_key_type
+            )
         )
         packets = (
             KeyedStream(j_keyed, _BATCH, DataStream(j_gathered))
@@ -229,9 +233,7 @@ class JobGraph:
             j_rows.transform(
                 f"{name}: gather",
                 self._bridge.BridgeTypes.bytes(),
-                self._bridge.RowGather(
-                    clickhouse.gather_ms, clickhouse.gather_rows, ROWS_BYTES
-                ),
+                self._bridge.RowGather(clickhouse.gather_ms, clickhouse.gather_rows, ROWS_BYTES),
             )
             .uid(_uid(f"{name}-gather"))
             .disableChaining()
@@ -257,7 +259,7 @@ class JobGraph:
     def _bootstrap_servers(self) -> str:
         servers = self._settings.kafka.bootstrap_servers
         if servers is None:
-            msg = "building the job graph needs kafka.bootstrap_servers, was None; resolve the settings"
+            msg = "building the job graph: kafka.bootstrap_servers was None; resolve the settings"
             raise ValueError(msg)
         return servers
 

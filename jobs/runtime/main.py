@@ -1,6 +1,7 @@
 """Build one job's graph and submit it: the script that `flink run -py` starts.
 
-Arguments: the job's name (a folder of `jobs/` with a `job` module) and the file that holds the settings.
+Arguments: the job's name (a folder of `jobs/` with a `job` module) and the file that holds the
+settings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real local stack for the end-to-end tests: started once, on free ports, in a folder of its own."""
+"""A real local stack for the end-to-end tests: started once, in a folder of its own."""
 
 from __future__ import annotations
 

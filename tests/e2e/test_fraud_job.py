@@ -79,7 +79,9 @@ class Running:
         that of their arrival; a month sent within a second would arrive as no month ever does.
         """
         rows = self.count() + self.labels()
-        for _, day in itertools.groupby(records, key=lambda record: record.source_time_ms // DAY_MS):
+        for _, day in itertools.groupby(
+            records, key=lambda record: record.source_time_ms // DAY_MS
+        ):
             sent = list(day)
             self.stream.send(sent)
             rows += len(sent)
@@ -102,7 +104,9 @@ class Running:
         assert rows.keys() == expected.keys()
         for event_id, features in expected.items():
             row = rows[event_id]
-            assert {name: row[name] for name in features} == pytest.approx(features, rel=1e-12), event_id
+            assert {name: row[name] for name in features} == pytest.approx(features, rel=1e-12), (
+                event_id
+            )
 
 
 def payments(records: list[Record]) -> list[Record]:
@@ -123,7 +127,8 @@ def test_every_event_comes_out_once_with_the_right_features_and_resumes_from_a_s
     stream.send(bad)
     running.feed(stream.records[cut // 2 : cut])
     running.wait_until(
-        "every dead letter", lambda: len(running.published("dead_letters", "dead_letter")) >= len(bad)
+        "every dead letter",
+        lambda: len(running.published("dead_letters", "dead_letter")) >= len(bad),
     )
     running.assert_features_are(expected_features(stream.records[:cut]))
     letters = running.published("dead_letters", "dead_letter")
@@ -193,7 +198,9 @@ def test_the_commands_show_what_the_job_did(stack_settings: Settings) -> None:
     assert {job["name"] for job in listed} == {"fraud"}
     audit = json.loads(run("audit", "--json"))
     assert audit["offsets_in"] == audit["scored"] + audit["dead_lettered"] + audit["control"]
-    alert = json.loads(run("alerts", "tail", "--from-beginning", "--count", "1", "--json").splitlines()[0])
+    alert = json.loads(
+        run("alerts", "tail", "--from-beginning", "--count", "1", "--json").splitlines()[0]
+    )
     assert alert["alert_id"]
     letters = run("dead-letters", "list", "--json")
     assert "negative_amount" in letters

@@ -107,7 +107,7 @@ class FraudStream:
         return [
             raw("truncated", value[:-3]),
             raw("trailing_bytes", value + b"\0"),
-            raw("not_avro", b"{\"json\": true}"),
+            raw("not_avro", b'{"json": true}'),
             raw("unknown_schema_id", b"\0" + struct.pack(">I", 12345) + value[5:]),
             raw("invalid_utf8", broken_text),
             raw("null_value", None),

@@ -1,7 +1,7 @@
 """Run a job's stages in one process: the bridge's part is played in plain Python.
 
-Batches are cut where the test says, packets are split by the rules of docs/architecture.md, and state
-lives in dictionaries that a test may keep to play a restart.
+Batches are cut where the test says, packets are split by the rules of docs/architecture.md, and
+state lives in dictionaries that a test may keep to play a restart.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Pipeline:
             stage.open(self.metrics)
 
     def send(self, frames: Iterable[bytes], cut: Sequence[int] = ()) -> None:
-        """Route frames to shards and run them, in batches that end before the positions in `cut`."""
+        """Route frames to shards and run them in batches cut at the positions in `cut`."""
         listed = list(frames)
         bounds = [0, *sorted(cut), len(listed)]
         for low, high in zip(bounds, bounds[1:], strict=False):
