@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from connectors.flink import FlinkCluster, FlinkError
 from connectors.local.flink_lib import assemble_lib, pyflink_folder
 from connectors.settings import Settings
+from schemas.errors import RetryableError
 
 __all__ = ["ROOT", "submit_job"]
 
@@ -28,13 +30,18 @@ def submit_job(
     Topics and tables are created where they are missing; existing ones are left as they are.
 
     Raises:
+        ConfigurationError: when resuming from the savepoint would lose state.
         FlinkError: when the cluster refuses the job, or the job ends instead of running.
     """
     rest_url = settings.flink.rest_url
     if rest_url is None:
         msg = "submitting a job: flink.rest_url was None; set it or run `riskstream up`"
         raise FlinkError(msg)
-    importlib.import_module(f"jobs.{job}.resources").prepare(settings)
+    resources = importlib.import_module(f"jobs.{job}.resources")
+    check_resume = getattr(resources, "check_resume", None)
+    if savepoint is not None and not allow_dropped_state and check_resume is not None:
+        check_resume(settings)
+    resources.prepare(settings)
     cluster = FlinkCluster(rest_url)
     job_id = cluster.submit(
         job,
@@ -46,4 +53,9 @@ def submit_job(
         allow_dropped_state=allow_dropped_state,
     )
     cluster.wait_running(job_id)
+    remember = getattr(resources, "remember", None)
+    if remember is not None:
+        # The job runs already; what only serves later planning must not take its id away.
+        with suppress(RetryableError):
+            remember(settings)
     return job_id

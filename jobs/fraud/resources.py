@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from connectors.clickhouse import ClickHouseClient
+from connectors.deployments import deployed_facts, remember_deployment
 from connectors.kafka import ensure_topics
 from connectors.migrations import migrate
 from connectors.settings import Settings
 from jobs.fraud.features import FRAUD_FEATURES
+from jobs.plan import Facts, compare, facts_of
+from schemas.errors import ConfigurationError
 
-__all__ = ["prepare"]
+__all__ = ["check_resume", "facts", "prepare", "remember"]
 
 # A dead letter holds a whole refused record beside its own fields, so its topic takes larger
 # messages than any source topic may hold.
@@ -32,3 +35,40 @@ def prepare(settings: Settings) -> None:
         settings.kafka, [topics.name("control"), topics.name("drift_alerts")], partitions=1
     )
     migrate(ClickHouseClient(settings.clickhouse), FRAUD_FEATURES.names)
+
+
+def facts(settings: Settings) -> Facts:
+    """Return what the state of the job depends on, as these settings would submit it."""
+    flink = settings.flink
+    return facts_of(
+        FRAUD_FEATURES,
+        shards=flink.shards,
+        max_parallelism=flink.max_parallelism,
+        parallelism=flink.parallelism,
+        delivery=flink.delivery,
+    )
+
+
+def check_resume(settings: Settings) -> None:
+    """Refuse to resume state that the last submission wrote and this one would lose.
+
+    Raises:
+        ConfigurationError: with each reason and the way back.
+    """
+    known = deployed_facts(ClickHouseClient(settings.clickhouse), "fraud")
+    if known is None:
+        return
+    refused = [
+        finding.text
+        for finding in compare(Facts.from_dict(known), facts(settings))
+        if finding.level == "refused"
+    ]
+    if refused:
+        listed = "\n".join(f"  - {reason}" for reason in refused)
+        msg = f"resuming the fraud job would lose state:\n{listed}"
+        raise ConfigurationError(msg)
+
+
+def remember(settings: Settings) -> None:
+    """Write down what the job was submitted with, for `riskstream plan` and `check_resume`."""
+    remember_deployment(ClickHouseClient(settings.clickhouse), "fraud", facts(settings).as_dict())

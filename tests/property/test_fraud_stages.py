@@ -25,7 +25,7 @@ rules:
     then: review
     weight: 1
 """
-EVENTS = 240
+EVENTS = 150
 DAYS = 40
 # Partitions are read within half a day of each other, so no batch may mix events further apart.
 BATCH_MS = DAY_MS // 2
@@ -144,7 +144,7 @@ def test_the_stream_of_these_tests_exercises_windows_labels_alerts_and_rules() -
 
 # An example costs a second, so failures are shown as they are found.
 AS_FOUND = settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
