@@ -79,7 +79,7 @@ def smallest_change(
 
 
 def _values(column: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = column[~np.isnan(column)]
+    known: NDArray[np.float64] = column[~np.isnan(column)]
     # A real value, not one between two: half a payment would explain nothing.
     wanted = np.linspace(0.0, 1.0, _VALUES)
     if len(known) == 0:

@@ -142,7 +142,8 @@ def join_trees(parts: Sequence[Trees], base: float = 0.0) -> Trees:
         for part, offset in zip(parts, offsets, strict=True):
             children: NDArray[np.int32] = getattr(part, name)
             columns.append(np.where(part.feature == LEAF, LEAF, children + offset))
-        return np.concatenate(columns).astype(np.int32)
+        joined: NDArray[np.int32] = np.concatenate(columns).astype(np.int32)
+        return joined
 
     roots = [part.roots + offset for part, offset in zip(parts, offsets, strict=True)]
     return Trees(
