@@ -49,10 +49,13 @@ class _Dictionary:
 
 
 class Workload:
-    """`length` payments of 5,000 customers at 10,000 terminals."""
+    """`length` payments of 5,000 customers at 10,000 terminals, unless told otherwise.
 
-    def __init__(self, length: int, seed: int = SEED) -> None:
-        population = Population(seed=seed, customers=CUSTOMERS, terminals=TERMINALS)
+    Fewer customers make the same number of payments last longer: about two each a day.
+    """
+
+    def __init__(self, length: int, seed: int = SEED, customers: int = CUSTOMERS) -> None:
+        population = Population(seed=seed, customers=customers, terminals=TERMINALS)
         self.length = length
         self.seed = seed
         self._population = population

@@ -1,0 +1,165 @@
+"""An open-loop load and a consumer that does not wait: what latency figures rest on.
+
+Every record has a due time, `i / rate` after the start, and carries it as its Kafka timestamp, also
+when the generator is late. A contestant that falls behind is therefore charged for the records that
+waited (no coordinated omission). The consumer polls one record at a time, because a client that
+collects records before it returns adds its own wait. The generator runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from confluent_kafka import Consumer, Producer
+
+from benchmarks.workload import Record
+from connectors.frames import event_time_header
+
+__all__ = ["AlertTimes", "LoadResult", "percentiles", "send_at_rate", "send_flat_out"]
+
+# Due times within a slice this long are sent together: short against any latency that is measured.
+SLICE_SECONDS: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What the generator did; `latest_ms` is how late it was at worst."""
+
+    sent: int
+    seconds: float
+    latest_ms: float
+
+
+def send_at_rate(
+    configuration: dict[str, object], topic: str, records: Sequence[Record], rate: float
+) -> LoadResult:
+    """Send records at a smooth rate from a process of its own; return when all are confirmed."""
+    context = multiprocessing.get_context("fork")
+    reading, writing = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(configuration, topic, records, rate, writing))
+    process.start()
+    writing.close()
+    try:
+        result = reading.recv()
+    except EOFError as e:
+        msg = f"sending {len(records)} records at {rate:g}/s: the generator died"
+        raise RuntimeError(msg) from e
+    finally:
+        process.join()
+    if not isinstance(result, LoadResult):
+        msg = f"sending records: {result}"
+        raise TypeError(msg)
+    return result
+
+
+def send_flat_out(
+    configuration: dict[str, object], topic: str, records: Sequence[Record]
+) -> LoadResult:
+    """Send records as fast as the broker takes them: a backlog to drain."""
+    return send_at_rate(configuration, topic, records, float("inf"))
+
+
+def _send(
+    configuration: dict[str, object],
+    topic: str,
+    records: Sequence[Record],
+    rate: float,
+    result: multiprocessing.connection.Connection,
+) -> None:
+    producer = Producer(
+        {
+            **configuration,
+            "linger.ms": 1,
+            "partitioner": "murmur2_random",
+            "queue.buffering.max.messages": 1_000_000,
+        }
+    )
+    began, began_ms = time.monotonic(), time.time() * 1000
+    latest, at = 0.0, 0
+    while at < len(records):
+        elapsed = time.monotonic() - began
+        due = len(records) if rate == float("inf") else min(len(records), int(elapsed * rate) + 1)
+        if due <= at:
+            time.sleep(SLICE_SECONDS)
+            continue
+        latest = max(latest, elapsed - at / rate)
+        for index in range(at, due):
+            record = records[index]
+            due_ms = int(began_ms + 1000 * index / rate)
+            while True:
+                try:
+                    producer.produce(
+                        topic,
+                        record.value,
+                        record.key,
+                        timestamp=due_ms if rate != float("inf") else int(time.time() * 1000),
+                        headers=[event_time_header(record.event_time_ms)],
+                    )
+                    break
+                except BufferError:
+                    producer.poll(0.01)
+        producer.poll(0)
+        at = due
+    left = producer.flush(60)
+    sent = len(records) - left
+    result.send(LoadResult(sent, round(time.monotonic() - began, 3), round(latest * 1000, 2)))
+    result.close()
+
+
+class AlertTimes(threading.Thread):
+    """Notes when each record of a topic arrives, by the wall clock; decodes nothing meanwhile."""
+
+    def __init__(self, configuration: dict[str, object], topic: str) -> None:
+        super().__init__(name="alert-times", daemon=True)
+        self._configuration = configuration
+        self._topic = topic
+        self._ended = threading.Event()
+        self.ready = threading.Event()
+        self.arrivals: list[tuple[int, bytes]] = []
+        """(arrival in ms since the epoch, value)."""
+
+    def run(self) -> None:
+        """Poll until `stop`."""
+        consumer = Consumer(
+            {
+                **self._configuration,
+                "group.id": f"bench-{time.time_ns()}",
+                "auto.offset.reset": "latest",
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 2,
+            }
+        )
+        consumer.subscribe([self._topic], on_assign=lambda *_: self.ready.set())
+        try:
+            while not self._ended.is_set():
+                message = consumer.poll(0.05)
+                if message is not None and message.error() is None:
+                    self.arrivals.append((time.time_ns() // 1_000_000, message.value()))
+        finally:
+            consumer.close()
+
+    def stop(self) -> None:
+        """Stop polling and wait for the thread."""
+        self._ended.set()
+        self.join(timeout=10)
+
+
+def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Return p50, p99, p99.9, the largest and how many; empty input gives a count of 0 only."""
+    if not len(milliseconds):
+        return {"count": 0}
+    p50, p99, p999, largest = np.quantile(milliseconds, [0.5, 0.99, 0.999, 1.0])
+    return {
+        "p50_ms": round(float(p50), 2),
+        "p99_ms": round(float(p99), 2),
+        "p99_9_ms": round(float(p999), 2),
+        "max_ms": round(float(largest), 2),
+        "count": len(milliseconds),
+    }
