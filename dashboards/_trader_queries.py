@@ -23,7 +23,8 @@ TRADER_SOURCES: Final[dict[str, Source]] = {
         doubts_from="risk_positions",
         doubts_text="positions have no price",
     ),
-    "bars": Source("risk_bars_raw"),
+    # The newest bar is open until its minute is over.
+    "bars": Source("risk_bars_raw", settle_seconds=60),
     "fills": Source("risk_fills_raw"),
     "var": Source("risk_var_raw"),
     "limits": Source("risk_limits_raw"),
@@ -124,13 +125,11 @@ TRADER_PANELS: Final = (
         title="Value at risk and expected shortfall",
         kind="lines",
         source="var",
-        sql="SELECT bucket AS time, concat('VaR ', toString(level)) AS measure, "
-        "sum(value_at_risk) AS value "
-        f"FROM risk_var WHERE scope = 'firm' AND {_IN_WINDOW} GROUP BY time, level "
-        "UNION ALL SELECT bucket AS time, concat('ES ', toString(level)) AS measure, "
-        "sum(expected_shortfall) AS value "
-        f"FROM risk_var WHERE scope = 'firm' AND {_IN_WINDOW} GROUP BY time, level "
-        "ORDER BY time, measure",
+        sql="SELECT bucket AS time, concat(kind, ' ', toString(level)) AS measure, "
+        "sum(loss) AS value FROM risk_var "
+        "ARRAY JOIN ['VaR', 'ES'] AS kind, [value_at_risk, expected_shortfall] AS loss "
+        f"WHERE scope = 'firm' AND {_IN_WINDOW} "
+        "GROUP BY time, level, kind ORDER BY time, measure",
         columns=(
             Column("time", "Time", "time"),
             Column("measure", "Measure", "text"),

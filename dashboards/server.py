@@ -34,10 +34,10 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _HERE: Final = Path(__file__).parent
 _COOKIE: Final = "riskstream_dashboard"
 
-# Scripts and sockets come from here alone. Perspective compiles WebAssembly, and it and ECharts set
-# styles on elements; its fonts and icons are data addresses inside its style sheet.
+# Scripts and sockets come from here alone. Perspective unpacks a loader of its own into a blob and
+# compiles WebAssembly; it and ECharts set styles on elements; its fonts and icons are data addresses inside its style sheet.
 _CONTENT_POLICY: Final = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self' ws: wss: data:; "
     "worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -105,7 +105,7 @@ class Dashboard:
             [
                 (r"/", _Home, shared),
                 (r"/healthz", _Health, shared),
-                (r"/(%s)" % "|".join(PAGES), _Page, shared),
+                ("/(" + "|".join(PAGES) + ")", _Page, shared),
                 (r"/api/layout/(\w+)", _Layout, shared),
                 (r"/api/panels/(\w+)", _Panel, shared),
                 (r"/api/freshness/(\w+)", _Fresh, shared),

@@ -16,7 +16,7 @@ export function format(value, unit) {
     case "rate": return value >= 100 ? plain.format(value) : fine.format(value);
     case "ms": return value >= 10000 ? `${fine.format(value / 1000)} s` : `${plain.format(value)} ms`;
     case "share": return `${(value * 100).toFixed(2)} %`;
-    case "money": return Math.abs(value) >= 1e6 ? short.format(value) : money.format(value);
+    case "money": return Math.abs(value) >= 1e7 ? short.format(value) : Math.abs(value) >= 1e5 ? plain.format(value) : money.format(value);
     case "number": return fine.format(value);
     case "time": {
       const at = timeOf(value);
