@@ -1,7 +1,7 @@
 """What a change does to a job's state, features and readers, before anything is touched.
 
-Pure: compares what is deployed with what is wanted. State is kept per shard and says which fields its
-events have, so most changes to features are safe; what is not is refused with the reason.
+Pure: compares what is deployed with what is wanted. State is kept per shard and says which fields
+its events have, so most changes to features are safe; what is not is refused with the reason.
 """
 
 from __future__ import annotations
