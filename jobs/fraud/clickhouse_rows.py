@@ -1,13 +1,9 @@
-"""The end of the ClickHouse branch: insert gathered rows before the checkpoint barrier passes."""
+"""The tables of the fraud job, by their number in row packets."""
 
 from __future__ import annotations
 
-import struct
-import time
 from typing import TYPE_CHECKING, Final
 
-from connectors.clickhouse import ClickHouseWriter
-from connectors.frames import rows_packet
 from connectors.tables import (
     CONTROL_TABLE,
     LABELS_TABLE,
@@ -16,12 +12,13 @@ from connectors.tables import (
     label_layout,
     scored_layout,
 )
+from jobs.row_tables import RowTables, table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from connectors.row_binary import RowBinaryLayout
     from connectors.settings import ClickHouseSettings
-    from jobs.stage import Metrics
 
 __all__ = ["CONTROL_ROWS", "LABEL_ROWS", "SCORED_ROWS", "ClickHouseRows", "table_rows"]
 
@@ -30,57 +27,18 @@ LABEL_ROWS: Final = 1
 CONTROL_ROWS: Final = 2
 """Numbers of the tables in row packets."""
 
-_COUNT_BYTES: Final = 4
-_BLOCK: Final = struct.Struct("<III")  # table, rows, bytes of the rows
 
-
-class ClickHouseRows:
-    """Insert what `RowGather` collected, one table at a time; block while ClickHouse is away."""
+class ClickHouseRows(RowTables):
+    """The end of the ClickHouse branch of this job."""
 
     def __init__(self, settings: ClickHouseSettings, feature_names: Sequence[str]) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._feature_names = tuple(feature_names)
 
-    def open(self, metrics: Metrics) -> None:
-        """Connect."""
-        self._metrics = metrics
-        self._tables = (
+    def tables(self) -> Sequence[tuple[str, RowBinaryLayout]]:
+        """Return name and layout of each table, by its number in row packets."""
+        return (
             (SCORED_TABLE, scored_layout(self._feature_names)),
             (LABELS_TABLE, label_layout()),
             (CONTROL_TABLE, control_layout()),
         )
-        self._writer = ClickHouseWriter(self._settings, on_retry=self._retried)
-
-    def write(self, rows: bytes) -> None:
-        """Insert the rows; return when ClickHouse has confirmed them."""
-        began = time.perf_counter()
-        for table, (count, packed) in sorted(_by_table(rows).items()):
-            name, layout = self._tables[table]
-            self._writer.insert(name, layout, count, packed)
-            self._metrics.count("rows_inserted", count)
-        self._metrics.observe_ms("clickhouse_insert_ms", (time.perf_counter() - began) * 1000)
-
-    def _retried(self, attempt: int, error: Exception) -> None:
-        self._metrics.count("clickhouse_retries")
-        self._metrics.gauge("clickhouse_waiting_attempts", attempt)
-
-
-def table_rows(table: int, count: int, packed: bytes) -> bytes:
-    """Return the packet of rows for one table; rows of several tables are gathered together."""
-    if not count:
-        return b""
-    return rows_packet(count, _BLOCK.pack(table, count, len(packed)) + packed)
-
-
-def _by_table(rows: bytes) -> dict[int, tuple[int, bytes]]:
-    # One block for each batch that was gathered: some hundreds in an insert, not one an event.
-    parts: dict[int, list[bytes]] = {}
-    counts: dict[int, int] = {}
-    at = _COUNT_BYTES
-    while at < len(rows):
-        table, count, length = _BLOCK.unpack_from(rows, at)
-        at += _BLOCK.size
-        parts.setdefault(table, []).append(rows[at : at + length])
-        counts[table] = counts.get(table, 0) + count
-        at += length
-    return {table: (counts[table], b"".join(blocks)) for table, blocks in parts.items()}

@@ -5,16 +5,13 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from connectors.clickhouse import ClickHouseWriter
 from connectors.row_binary import RowBinaryLayout
-from jobs.fraud.clickhouse_rows import ClickHouseRows, table_rows
+from jobs.row_tables import RowTables, table_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from connectors.row_binary import PackedValue
-    from connectors.settings import ClickHouseSettings
-    from jobs.stage import Metrics
 
 __all__ = ["LAYOUTS", "MarketRows", "Table", "packed_rows"]
 
@@ -153,14 +150,9 @@ def packed_rows(table: Table, columns: Mapping[str, PackedValue], count: int) ->
     return table_rows(table, count, LAYOUTS[table][1].pack(columns, count))
 
 
-class MarketRows(ClickHouseRows):
+class MarketRows(RowTables):
     """The end of the ClickHouse branch of this job."""
 
-    def __init__(self, settings: ClickHouseSettings) -> None:
-        super().__init__(settings, ())
-
-    def open(self, metrics: Metrics) -> None:
-        """Connect."""
-        self._metrics = metrics
-        self._tables = tuple(LAYOUTS[table] for table in Table)  # type: ignore[assignment]
-        self._writer = ClickHouseWriter(self._settings, on_retry=self._retried)
+    def tables(self) -> Sequence[tuple[str, RowBinaryLayout]]:
+        """Return name and layout of each table, by its number in row packets."""
+        return [LAYOUTS[table] for table in Table]
