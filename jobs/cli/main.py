@@ -35,6 +35,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "top": ("jobs.cli.top", "Show throughput, latency and decisions, live."),
     "dead-letters": ("jobs.cli.dead_letters", "List, show and replay dead letters."),
     "demo": ("jobs.cli.demo", "Run the fraud job end to end on the local stack."),
+    "demo-risk": ("jobs.cli.demo_risk", "Run the market risk job on the local stack."),
     "features": ("jobs.cli.features", "Explain, trace, build and verify features."),
     "models": ("jobs.cli.models", "Train, register, activate and roll back models."),
     "rules": ("jobs.cli.rules", "Check and publish rule sets."),

@@ -1,0 +1,467 @@
+"""Run the market risk job end to end on a running stack: what `riskstream demo-risk` does.
+
+Reference data first, then recorded trades as fast as the job takes them, then a seeded market and
+its desks at the speed of their own clock. Everything is counted in the views that users read, and
+the positions are compared with the fills that the blotter shows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.clickhouse import ClickHouseClient, ClickHouseUnavailable
+from connectors.flink import FlinkCluster
+from connectors.kafka import end_offsets, librdkafka_config
+from connectors.producers.publisher import KafkaPublisher
+from connectors.settings import Settings
+from jobs.market_risk.feed import CONTRACTS, MarketFeed, recorded_market
+from jobs.market_risk.parts import STREAM_TOPICS
+from jobs.market_risk.simulator import DeskConfig, MarketSimulator, SimulatedBatch
+from jobs.submission import submit_job
+from schemas.columns import Columns, NumberColumn, StringColumn
+from schemas.errors import FatalError
+
+__all__ = ["Market", "RiskDemoError", "RiskDemoResult", "RowWatch", "run_risk_demo"]
+
+# Nothing new for this long, with events missing: the job is stuck, not slow.
+STALL_SECONDS: Final = 90
+POLL_SECONDS: Final = 0.25
+# Rows that another insert brought while a poll was under way are read by the next one.
+OVERLAP_MS: Final = 2_000
+SLICE_MS: Final = 100
+HISTORY: Final = 250
+
+
+class RiskDemoError(FatalError):
+    """The demo did not see every event come out, or what came out does not add up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What to send: so many seconds of a seeded market, and files of recorded trades before it."""
+
+    seconds: int = 60
+    seed: int = 1
+    instruments: int = 20
+    accounts: int = 8
+    trades: tuple[Path, ...] = ()
+
+
+@dataclass(slots=True)
+class RiskDemoResult:
+    """What came out; latencies in milliseconds of the wall clock, money in the base currency.
+
+    `tick_latency_ms`: hand-over of a tick or quote to the publisher until a mark row that includes
+    it was inserted. `fill_latency_ms`: Kafka timestamp of a fill until its row was inserted.
+    `freshness_ms`: age of the newest risk figure at each look while events were sent.
+    """
+
+    published: dict[str, int]
+    recorded_ticks: int
+    dead_letters: int
+    bars: dict[str, int]
+    marks: int
+    fills: int
+    repeated_fills: int
+    positions: int
+    positions_unlike_fills: int
+    exposure: dict[str, float]
+    var: dict[str, dict[str, float]]
+    stress: dict[str, float]
+    limits: dict[str, int]
+    limit_alerts: int
+    evaluations_seen: int
+    tick_latency_ms: dict[str, float | None]
+    fill_latency_ms: dict[str, float | None]
+    freshness_ms: dict[str, float | None]
+    events_per_second: float
+    recorded_events_per_second: float | None
+    seconds: float
+    job_id: str
+    limit_rows: list[dict[str, Any]] = field(default_factory=list)
+    position_rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+class RowWatch(threading.Thread):
+    """Look at ClickHouse several times a second: when each mark row came, how old risk figures are.
+
+    Rows of the same key replace each other when ClickHouse merges, so they are noted as they come.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(name="row-watch", daemon=True)
+        self._client = ClickHouseClient(settings.clickhouse)
+        self._ended = threading.Event()
+        self._since_ms = 0
+        self.sending = threading.Event()
+        self.inserted_ms: dict[str, dict[int, int]] = {}
+        self.ages_ms: list[int] = []
+        self.evaluations: set[int] = set()
+
+    def run(self) -> None:
+        """Look until `stop`."""
+        while not self._ended.wait(POLL_SECONDS):
+            try:
+                self._look()
+            except ClickHouseUnavailable:
+                # A busy server misses a look; the next one reads the same rows.
+                continue
+
+    def stop(self) -> None:
+        """Look once more and end the thread."""
+        self._ended.set()
+        self.join(timeout=30)
+        self._look()
+
+    def _look(self) -> None:
+        rows = self._client.rows(
+            "SELECT instrument_id, revision, toUnixTimestamp64Milli(inserted_at) AS at "
+            "FROM risk_marks_raw WHERE toUnixTimestamp64Milli(inserted_at) > {since:Int64}",
+            {"since": self._since_ms - OVERLAP_MS},
+        )
+        for row in rows:
+            seen = self.inserted_ms.setdefault(row["instrument_id"], {})
+            revision, at = int(row["revision"]), int(row["at"])
+            seen[revision] = min(at, seen.get(revision, at))
+            self._since_ms = max(self._since_ms, at)
+        newest = int(
+            self._client.rows("SELECT max(evaluated_at_ms) AS at FROM risk_measures_raw")[0]["at"]
+        )
+        if newest:
+            self.evaluations.add(newest)
+            if self.sending.is_set():
+                self.ages_ms.append(time.time_ns() // 1_000_000 - newest)
+
+
+def run_risk_demo(
+    settings: Settings,
+    market: Market,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> RiskDemoResult:
+    """Submit the job, send the market, wait until everything came out, and count.
+
+    Args:
+        settings: with the addresses of running parts.
+        market: what to send.
+        say: told what begins.
+        progress: told (events out, events sent so far).
+
+    Raises:
+        RiskDemoError: events are missing and nothing new comes out; the message says what the job
+            says. Also when positions differ from the fills of the blotter.
+    """
+    say("submitting the job")
+    job_id = submit_job("market_risk", settings)
+    outlet = _Outlet(settings, job_id, progress)
+    sender = _Sender(settings)
+    simulator = MarketSimulator(
+        market.seed, DeskConfig(instruments=market.instruments, accounts=market.accounts)
+    )
+    say("publishing instruments, limits, scenarios and FX rates")
+    limits = sender.references(simulator.reference(HISTORY))
+    watch = RowWatch(settings)
+    watch.start()
+    began = time.monotonic()
+    try:
+        recorded, recorded_seconds = 0, 0.0
+        if market.trades:
+            say("sending recorded trades")
+            recorded = sender.recorded(market.trades)
+            outlet.wait_for(sender.published)
+            recorded_seconds = time.monotonic() - began
+        say(f"sending {market.seconds} s of a simulated market")
+        started = time.monotonic()
+        watch.sending.set()
+        for batch in _slices(simulator, market.seconds):
+            sender.simulated(batch, started)
+        sender.flush()
+        sent_seconds = time.monotonic() - started
+        watch.sending.clear()
+        say("waiting until everything came out")
+        outlet.wait_for(sender.published)
+        outlet.wait_settled(limits)
+    finally:
+        watch.stop()
+    result = outlet.result(sender, watch)
+    result.recorded_ticks = recorded
+    simulated = sum(sender.published[name] for name in STREAM_TOPICS) - recorded
+    result.events_per_second = round(simulated / max(sent_seconds, 0.001), 1)
+    if recorded:
+        result.recorded_events_per_second = round(recorded / max(recorded_seconds, 0.001), 1)
+    result.seconds = round(time.monotonic() - began, 3)
+    if result.positions_unlike_fills:
+        msg = f"comparing positions with fills: {result.positions_unlike_fills} differ"
+        raise RiskDemoError(msg)
+    return result
+
+
+class _Sender:
+    """Publishes, and notes when the k-th tick or quote of an instrument was handed over."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._feed = MarketFeed(settings, KafkaPublisher(librdkafka_config(settings.kafka)))
+        self.published = dict.fromkeys(CONTRACTS, 0)
+        self.handed_over_ms: dict[str, list[int]] = {}
+        self.unmeasured: dict[str, int] = {}
+
+    def references(self, records: Mapping[str, list[dict[str, Any]]]) -> int:
+        for topic, rows in records.items():
+            self.published[topic] += self._feed.publish_records(topic, rows)
+        self._feed.flush()
+        return len(records["limits"])
+
+    def recorded(self, files: tuple[Path, ...]) -> int:
+        count = 0
+        for path in files:
+            for topic, columns in recorded_market(path, path.name.split(".")[0]):
+                sent = self._feed.publish(topic, columns)
+                self.published[topic] += sent
+                count += sent
+                if topic != "fills":
+                    for name in _texts(columns, "instrument_id"):
+                        self.unmeasured[name] = self.unmeasured.get(name, 0) + 1
+        self._feed.flush()
+        return count
+
+    def simulated(self, batch: _Slice, started: float) -> None:
+        wait = started + batch.due_seconds - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+        now = time.time_ns() // 1_000_000
+        for topic, columns in batch.columns.items():
+            self.published[topic] += self._feed.publish(topic, columns)
+            if topic != "fills":
+                for name in _texts(columns, "instrument_id"):
+                    self.handed_over_ms.setdefault(name, []).append(now)
+
+    def flush(self) -> None:
+        self._feed.flush()
+
+    def tick_latencies(self, inserted_ms: Mapping[str, Mapping[int, int]]) -> NDArray[np.int64]:
+        """Return, for each simulated tick and quote, the wait until a row included it.
+
+        A mark row carries how many ticks and quotes its instrument had seen: the first row that
+        had seen k of them includes the k-th.
+        """
+        found = []
+        for name, handed_over in self.handed_over_ms.items():
+            rows = sorted(inserted_ms.get(name, {}).items())
+            if not rows:
+                continue
+            revisions = np.array([revision for revision, _ in rows])
+            # A row inserted later cannot be what first showed an event: take the earliest after.
+            times = np.minimum.accumulate(np.array([at for _, at in rows])[::-1])[::-1]
+            before = self.unmeasured.get(name, 0)
+            number = before + 1 + np.arange(len(handed_over))
+            place = np.searchsorted(revisions, number)
+            shown = place < len(revisions)
+            found.append(times[place[shown]] - np.array(handed_over)[shown])
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    due_seconds: float
+    columns: dict[str, Columns]
+
+
+def _slices(simulator: MarketSimulator, seconds: int) -> Iterator[_Slice]:
+    """Cut the simulator's batches into steps of its clock, so that they are sent when due."""
+    start_ms = simulator.config.start_ms
+    for batch in simulator.batches():
+        first = int(_times(batch.quotes).min()) if len(_times(batch.quotes)) else 0
+        if first > start_ms + seconds * 1000:
+            return
+        last = int(_times(batch.quotes).max())
+        for at in range(first, last + 1, SLICE_MS):
+            yield _Slice((at - start_ms) / 1000, _within(batch, at, at + SLICE_MS))
+
+
+def _within(batch: SimulatedBatch, start_ms: int, end_ms: int) -> dict[str, Columns]:
+    cut: dict[str, Columns] = {}
+    for topic, columns in (
+        ("quotes", batch.quotes),
+        ("ticks", batch.ticks),
+        ("fills", batch.fills),
+    ):
+        times = _times(columns)
+        rows = np.flatnonzero((times >= start_ms) & (times < end_ms))
+        if len(rows):
+            cut[topic] = {
+                name: NumberColumn(column.values[rows], column.valid[rows])
+                if isinstance(column, NumberColumn)
+                else StringColumn(column.data, column.starts[rows], column.lengths[rows])
+                for name, column in columns.items()
+            }
+    return cut
+
+
+def _times(columns: Columns) -> NDArray[np.int64]:
+    times = columns["event_time_ms"]
+    if not isinstance(times, NumberColumn):
+        msg = "reading the times of a batch: expected numbers, was text"
+        raise TypeError(msg)
+    return times.values.astype(np.int64)
+
+
+def _texts(columns: Columns, name: str) -> list[str]:
+    column = columns[name]
+    return [str(text) for text in column.to_list()] if isinstance(column, StringColumn) else []
+
+
+class _Outlet:
+    """Counts what came out, in ClickHouse and on the topics of alerts and dead letters."""
+
+    def __init__(
+        self, settings: Settings, job_id: str, progress: Callable[[int, int], None]
+    ) -> None:
+        self._settings = settings
+        self._job_id = job_id
+        self._progress = progress
+        self._client = ClickHouseClient(settings.clickhouse)
+
+    def wait_for(self, published: Mapping[str, int]) -> None:
+        """Wait until each tick, quote and fill is part of a row, or a dead letter."""
+        sent = sum(published[name] for name in STREAM_TOPICS)
+        self._wait(self._out, sent, "events to come out")
+
+    def wait_settled(self, limits: int) -> None:
+        """Wait until limits are measured and positions say what the blotter says."""
+        self._wait(lambda: self._one("SELECT count() FROM risk_limits"), limits, "limits")
+        self._wait(lambda: -self._unlike_fills(), 0, "positions to equal their fills")
+
+    def result(self, sender: _Sender, watch: RowWatch) -> RiskDemoResult:
+        rows = self._client.rows
+        base = self._settings.market_risk
+        names = {f"{ms // 1000} s": ms for ms in base.bar_intervals_ms}
+        bars = {
+            int(row["ms"]): int(row["n"])
+            for row in rows("SELECT interval_ms AS ms, count() AS n FROM risk_bars GROUP BY ms")
+        }
+        fills = rows(
+            "SELECT quantilesExact(0.5, 0.95, 0.99, 1)"
+            "(toUnixTimestamp64Milli(inserted_at) - published_at_ms) AS q, "
+            "countIf(outcome = 'applied') AS applied, countIf(outcome = 'repeated') AS repeated "
+            "FROM risk_fills_raw"
+        )[0]
+        exposure = rows(
+            "SELECT sum(gross) AS gross, sum(net) AS net, sum(pnl) AS pnl, sum(margin) AS margin, "
+            "sum(positions) AS positions, sum(unpriced) AS unpriced "
+            "FROM risk_measures_now WHERE scope = 'firm'"
+        )[0]
+        levels = rows(
+            "SELECT level, argMax(value_at_risk, evaluated_at_ms) AS var, "
+            "argMax(expected_shortfall, evaluated_at_ms) AS es "
+            "FROM risk_var WHERE scope = 'firm' GROUP BY level ORDER BY level"
+        )
+        stress = rows(
+            "SELECT scenario_id, sum(pnl) AS pnl FROM risk_stress WHERE scope = 'firm' "
+            "GROUP BY scenario_id ORDER BY scenario_id"
+        )
+        states = rows("SELECT toString(status) AS s, count() AS n FROM risk_limits GROUP BY s")
+        return RiskDemoResult(
+            published={name: count for name, count in sender.published.items() if count},
+            recorded_ticks=0,
+            dead_letters=self._dead_letters(),
+            bars={name: bars.get(ms, 0) for name, ms in names.items()},
+            marks=self._one("SELECT count() FROM risk_marks"),
+            fills=int(fills["applied"]),
+            repeated_fills=int(fills["repeated"]),
+            positions=self._one("SELECT count() FROM risk_positions"),
+            positions_unlike_fills=self._unlike_fills(),
+            exposure={name: round(float(value), 2) for name, value in exposure.items()},
+            var={
+                f"{float(row['level']):g}": {
+                    "var": round(float(row["var"]), 2),
+                    "es": round(float(row["es"]), 2),
+                }
+                for row in levels
+            },
+            stress={row["scenario_id"]: round(float(row["pnl"]), 2) for row in stress},
+            limits={row["s"]: int(row["n"]) for row in states},
+            limit_alerts=self._records("limit_alerts"),
+            evaluations_seen=len(watch.evaluations),
+            tick_latency_ms=_percentiles(_quantiles(sender.tick_latencies(watch.inserted_ms))),
+            fill_latency_ms=_percentiles(fills["q"]),
+            freshness_ms=_percentiles(_quantiles(np.array(watch.ages_ms))),
+            events_per_second=0.0,
+            recorded_events_per_second=None,
+            seconds=0.0,
+            job_id=self._job_id,
+            limit_rows=rows(
+                "SELECT limit_id, toString(status) AS status, value, warning, breach "
+                "FROM risk_limits ORDER BY value / breach DESC LIMIT 6"
+            ),
+            position_rows=rows(
+                "SELECT account_id, instrument_id, quantity, mark, value, "
+                "realised + unrealised - fees AS pnl FROM risk_positions "
+                "ORDER BY abs(value) DESC LIMIT 6"
+            ),
+        )
+
+    def _out(self) -> int:
+        seen = self._one("SELECT sum(revision) FROM risk_marks")
+        return seen + self._one("SELECT count() FROM risk_fills_raw FINAL") + self._dead_letters()
+
+    def _unlike_fills(self) -> int:
+        return self._one(
+            "SELECT countIf(abs(have - want) > 1e-9) FROM ("
+            "SELECT sum(held) AS have, sum(filled) AS want FROM ("
+            "SELECT firm_id, desk_id, account_id, instrument_id, quantity AS held, 0. AS filled "
+            "FROM risk_positions UNION ALL "
+            "SELECT firm_id, desk_id, account_id, instrument_id, 0., quantity FROM risk_fills) "
+            "GROUP BY firm_id, desk_id, account_id, instrument_id)"
+        )
+
+    def _dead_letters(self) -> int:
+        return self._records("market_dead_letters")
+
+    def _records(self, topic: str) -> int:
+        name = self._settings.kafka.topics.name(topic)
+        return sum(end_offsets(self._settings.kafka, name).values())
+
+    def _one(self, query: str) -> int:
+        return int(next(iter(self._client.rows(query)[0].values())))
+
+    def _wait(self, count: Callable[[], int], goal: int, what: str) -> None:
+        seen, changed = -1, time.monotonic()
+        while True:
+            out = count()
+            if out != seen:
+                seen, changed = out, time.monotonic()
+            if goal > 0:
+                self._progress(out, goal)
+            if out >= goal:
+                return
+            if time.monotonic() - changed > STALL_SECONDS:
+                raise RiskDemoError(self._stuck(what, goal, out))
+            time.sleep(POLL_SECONDS)
+
+    def _stuck(self, what: str, goal: int, out: int) -> str:
+        message = (
+            f"waiting for {what}: expected {goal:,}, was {out:,}, no change for {STALL_SECONDS} s"
+        )
+        if self._settings.flink.rest_url is None:
+            return message
+        cluster = FlinkCluster(self._settings.flink.rest_url)
+        state = cluster.job(self._job_id)["state"]
+        causes = cluster.exceptions(self._job_id)
+        return f"{message}; the job is {state}" + (f": {causes[0][:3000]}" if causes else "")
+
+
+def _quantiles(values: NDArray[np.int64]) -> list[float]:
+    return np.quantile(values, [0.5, 0.95, 0.99, 1.0]).tolist() if len(values) else []
+
+
+def _percentiles(values: list[float]) -> dict[str, float | None]:
+    found = [round(float(value), 3) for value in values]
+    return dict(zip(("p50", "p95", "p99", "max"), found or [None] * 4, strict=True))
