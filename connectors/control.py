@@ -14,8 +14,7 @@ from connectors.kafka import librdkafka_config
 from connectors.settings import Settings
 from schemas.avro import RecordEncoder
 from schemas.errors import RetryableError
-from schemas.registry import open_registry
-from schemas.registry import FileRegistry, stable_schema_id, value_subject
+from schemas.registry import FileRegistry, open_registry, stable_schema_id, value_subject
 
 __all__ = ["encode_control", "publish_control"]
 

@@ -375,5 +375,5 @@ def _result(
 
 
 def _percentiles(values: Any) -> dict[str, float | None]:
-    found = [round(float(value), 3) for value in values]
+    found: list[float | None] = [round(float(value), 3) for value in values]
     return dict(zip(("p50", "p95", "p99", "max"), found or [None] * 4, strict=True))

@@ -136,7 +136,7 @@ def _show(console: Console, result: DemoResult, settings: Settings, elapsed: flo
         console.print("One alert in full:")
         console.print_json(json.dumps(result.example_alert, default=str))
     console.print(
-        "Ask ClickHouse yourself (while it runs, with --keep):\n"
+        "Ask ClickHouse yourself (while it runs, with --keep):\n"  # noqa: S608 - text to copy
         f"  curl '{settings.clickhouse.url}/?database={settings.clickhouse.database}' -d "
         "'SELECT decision, count() FROM scored_transactions GROUP BY decision'"
     )

@@ -45,7 +45,7 @@ def audit_fraud(
         # Each label is kept under its coordinates; the view over it shows the latest one only.
         topics.name("labels"): (f"{LABELS_TABLE} FINAL", "control"),
         topics.name("control"): (
-            f"(SELECT DISTINCT kafka_topic, kafka_partition, kafka_offset FROM {CONTROL_TABLE})",
+            f"(SELECT DISTINCT kafka_topic, kafka_partition, kafka_offset FROM {CONTROL_TABLE})",  # noqa: S608 - our own names
             "control",
         ),
     }

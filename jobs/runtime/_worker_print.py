@@ -1,8 +1,9 @@
 """Let numba be imported in PyFlink's process-mode worker.
 
-The worker of PyFlink 2.3.0 replaces `builtins.print` with a method, and numba, when it is imported, looks
-every builtin up in the module that it says it comes from: there is no `print` in the worker's module,
-and the import fails. Drop this when the worker restores what it replaced or numba stops looking.
+The worker of PyFlink 2.3.0 replaces `builtins.print` with a method, and numba, when it is imported,
+looks every builtin up in the module that it says it comes from: there is no `print` in the worker's
+module, and the import fails. Drop this when the worker restores what it replaced or numba stops
+looking.
 """
 
 import builtins

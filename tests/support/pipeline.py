@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from connectors.frames import FrameBatch, FrameRecord, shard_of, write_frame
 from jobs.stage import Stage
@@ -78,7 +79,7 @@ class Pipeline:
         """Route frames to shards and run them in batches cut at the positions in `cut`."""
         listed = list(frames)
         bounds = [0, *sorted(cut), len(listed)]
-        for low, high in zip(bounds, bounds[1:], strict=False):
+        for low, high in pairwise(bounds):
             self._batch(listed[low:high])
 
     def _batch(self, frames: Sequence[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What an analyst reads: sentences from contributions, and the change that would not have alerted."""
+"""What an analyst reads: sentences from contributions, and what would not have alerted."""
 
 from __future__ import annotations
 
