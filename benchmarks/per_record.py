@@ -64,7 +64,7 @@ class CustomerWindows:
         self._sums.append(self._sums[-1] + amount_minor)
         n = len(self._times)
         firsts = [bisect_right(self._times, time_ms - window) for window in WINDOWS_MS]
-        means = [(self._sums[n] - self._sums[first]) / (n - first) / 100 for first in firsts]
+        means = [(self._sums[n] - self._sums[first]) / (100 * (n - first)) for first in firsts]
         old = firsts[-1]
         if old > 1_000:
             base = self._sums[old]
