@@ -16,7 +16,8 @@ __all__ = ["main", "render"]
 
 HEAD = (
     "| fault | runs | events in flight (median) | lost | doubled | alerts wrong | "
-    "recovery p50 / max (s) | did not recover | load average |\n|---|---|---|---|---|---|---|---|---|"
+    "recovery p50 / max (s) | did not recover | load average |\n"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 
 
