@@ -24,6 +24,8 @@ EPILOG = """Example: riskstream demo-risk --seconds 30 --trades trades.csv.gz --
 Recorded trades are sent as fast as the job takes them, the simulated market at the speed of its own
 clock. Latencies end when ClickHouse has the row; positions are checked against the fills."""
 
+TRY_QUERY = "SELECT * FROM risk_measures_now"
+
 
 @click.command(name="demo-risk", epilog=EPILOG)
 @click.option(
@@ -61,7 +63,7 @@ def demo_risk(
     stack.down(purge=True)
 
     def say(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/]  {text}")
+        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/]  {text}", soft_wrap=True)
 
     try:
         say("starting Kafka, Redis, ClickHouse and Flink")
@@ -127,7 +129,7 @@ def _show(console: Console, result: RiskDemoResult, settings: Settings, elapsed:
             console.print(_rows(title, rows))
     address = f"{settings.clickhouse.url}/?database={settings.clickhouse.database}"
     console.print("Ask ClickHouse yourself (while it runs, with --keep):")
-    console.print(f"  curl '{address}' -d 'SELECT * FROM risk_measures_now'")
+    console.print(f"  curl '{address}' -d '{TRY_QUERY}'", soft_wrap=True)
 
 
 def _rows(title: str, rows: list[dict[str, object]]) -> Table:

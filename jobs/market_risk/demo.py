@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,16 @@ from jobs.submission import submit_job
 from schemas.columns import Columns, NumberColumn, StringColumn
 from schemas.errors import FatalError
 
-__all__ = ["Market", "RiskDemoError", "RiskDemoResult", "RowWatch", "run_risk_demo"]
+__all__ = [
+    "Market",
+    "MarketSlice",
+    "RiskDemoError",
+    "RiskDemoResult",
+    "RowWatch",
+    "market_slices",
+    "row_latencies",
+    "run_risk_demo",
+]
 
 # Nothing new for this long, with events missing: the job is stuck, not slow.
 STALL_SECONDS: Final = 90
@@ -181,7 +190,7 @@ def run_risk_demo(
         say(f"sending {market.seconds} s of a simulated market")
         started = time.monotonic()
         watch.sending.set()
-        for batch in _slices(simulator, market.seconds):
+        for batch in market_slices(simulator, market.seconds):
             sender.simulated(batch, started)
         sender.flush()
         sent_seconds = time.monotonic() - started
@@ -232,7 +241,7 @@ class _Sender:
         self._feed.flush()
         return count
 
-    def simulated(self, batch: _Slice, started: float) -> None:
+    def simulated(self, batch: MarketSlice, started: float) -> None:
         wait = started + batch.due_seconds - time.monotonic()
         if wait > 0:
             time.sleep(wait)
@@ -246,35 +255,46 @@ class _Sender:
     def flush(self) -> None:
         self._feed.flush()
 
-    def tick_latencies(self, inserted_ms: Mapping[str, Mapping[int, int]]) -> NDArray[np.int64]:
-        """Return, for each simulated tick and quote, the wait until a row included it.
 
-        A mark row carries how many ticks and quotes its instrument had seen: the first row that
-        had seen k of them includes the k-th.
-        """
-        found = []
-        for name, handed_over in self.handed_over_ms.items():
-            rows = sorted(inserted_ms.get(name, {}).items())
-            if not rows:
-                continue
-            revisions = np.array([revision for revision, _ in rows])
-            # A row inserted later cannot be what first showed an event: take the earliest after.
-            times = np.minimum.accumulate(np.array([at for _, at in rows])[::-1])[::-1]
-            before = self.unmeasured.get(name, 0)
-            number = before + 1 + np.arange(len(handed_over))
-            place = np.searchsorted(revisions, number)
-            shown = place < len(revisions)
-            found.append(times[place[shown]] - np.array(handed_over)[shown])
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
+def row_latencies(
+    handed_over_ms: Mapping[str, Sequence[int]],
+    earlier: Mapping[str, int],
+    inserted_ms: Mapping[str, Mapping[int, int]],
+) -> NDArray[np.int64]:
+    """Return how many milliseconds each tick and quote waited until a mark row included it.
+
+    A mark row carries how many ticks and quotes its instrument had seen: the first row that had
+    seen k of them includes the k-th. Events that no row includes are left out.
+
+    Args:
+        handed_over_ms: by instrument, when each event was handed over, in order.
+        earlier: by instrument, how many events came before those.
+        inserted_ms: by instrument and number of events seen, when the row was inserted.
+    """
+    found = []
+    for name, handed_over in handed_over_ms.items():
+        rows = sorted(inserted_ms.get(name, {}).items())
+        if not rows:
+            continue
+        revisions = np.array([revision for revision, _ in rows])
+        # A row inserted earlier that had seen more shows the event as well.
+        times = np.minimum.accumulate(np.array([at for _, at in rows])[::-1])[::-1]
+        number = earlier.get(name, 0) + 1 + np.arange(len(handed_over))
+        place = np.searchsorted(revisions, number)
+        shown = place < len(revisions)
+        found.append(times[place[shown]] - np.array(handed_over)[shown])
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class _Slice:
+class MarketSlice:
+    """One step of the market's clock: columns by topic, due so long after the start."""
+
     due_seconds: float
     columns: dict[str, Columns]
 
 
-def _slices(simulator: MarketSimulator, seconds: int) -> Iterator[_Slice]:
+def market_slices(simulator: MarketSimulator, seconds: int) -> Iterator[MarketSlice]:
     """Cut the simulator's batches into steps of its clock, so that they are sent when due."""
     start_ms = simulator.config.start_ms
     for batch in simulator.batches():
@@ -283,7 +303,7 @@ def _slices(simulator: MarketSimulator, seconds: int) -> Iterator[_Slice]:
             return
         last = int(_times(batch.quotes).max())
         for at in range(first, last + 1, SLICE_MS):
-            yield _Slice((at - start_ms) / 1000, _within(batch, at, at + SLICE_MS))
+            yield MarketSlice((at - start_ms) / 1000, _within(batch, at, at + SLICE_MS))
 
 
 def _within(batch: SimulatedBatch, start_ms: int, end_ms: int) -> dict[str, Columns]:
@@ -367,6 +387,7 @@ class _Outlet:
             "SELECT scenario_id, sum(pnl) AS pnl FROM risk_stress WHERE scope = 'firm' "
             "GROUP BY scenario_id ORDER BY scenario_id"
         )
+        waits = row_latencies(sender.handed_over_ms, sender.unmeasured, watch.inserted_ms)
         states = rows("SELECT toString(status) AS s, count() AS n FROM risk_limits GROUP BY s")
         return RiskDemoResult(
             published={name: count for name, count in sender.published.items() if count},
@@ -390,7 +411,7 @@ class _Outlet:
             limits={row["s"]: int(row["n"]) for row in states},
             limit_alerts=self._records("limit_alerts"),
             evaluations_seen=len(watch.evaluations),
-            tick_latency_ms=_percentiles(_quantiles(sender.tick_latencies(watch.inserted_ms))),
+            tick_latency_ms=_percentiles(_quantiles(waits)),
             fill_latency_ms=_percentiles(fills["q"]),
             freshness_ms=_percentiles(_quantiles(np.array(watch.ages_ms))),
             events_per_second=0.0,
@@ -463,5 +484,5 @@ def _quantiles(values: NDArray[np.int64]) -> list[float]:
 
 
 def _percentiles(values: list[float]) -> dict[str, float | None]:
-    found = [round(float(value), 3) for value in values]
+    found: list[float | None] = [round(float(value), 3) for value in values]
     return dict(zip(("p50", "p95", "p99", "max"), found or [None] * 4, strict=True))
