@@ -39,8 +39,8 @@ __all__ = ["Load", "Recovery", "Stand", "StandError", "stack_settings"]
 
 POLL_SECONDS: Final = 0.25
 CLEAN_SECONDS: Final = 240.0
-# Event time must not run away: partitions are aligned to half a day and labels come a day before they
-# count, so a catch-up at 20,000/s must take seconds, not milliseconds, for a day (30,000 payments).
+# Event time must not run away: partitions are aligned to half a day and labels come a day before
+# they count, so a catch-up at 20,000/s must take seconds for a day (30,000 payments), not 75 ms.
 CUSTOMERS: Final = 15_000
 SLICE: Final = 100
 
