@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas import _opcodes as op
 from schemas._read_kernels import (
@@ -42,7 +43,14 @@ _UNRESOLVABLE = int(Reason.UNRESOLVABLE)
 
 
 @nb.njit(cache=True, nogil=True)
-def scan_headers(data, starts, lengths, max_bytes, status, ids):
+def scan_headers(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int32],
+    max_bytes: int,
+    status: NDArray[np.uint8],
+    ids: NDArray[np.int32],
+) -> tuple[int, np.int32, bool]:
     """Fill `ids` and the status of records that have no readable header.
 
     Returns (number of readable headers, first id among them, whether all share it).
@@ -81,27 +89,27 @@ def scan_headers(data, starts, lengths, max_bytes, status, ids):
 
 @nb.njit(cache=True, nogil=True)
 def decode_records(
-    data,
-    starts,
-    lengths,
-    ids,
-    schema_id,
-    program,
-    tables,
-    max_string,
-    max_nesting,
-    max_items,
-    constants_at,
-    status,
-    booleans,
-    ints,
-    longs,
-    floats,
-    doubles,
-    valid,
-    text_starts,
-    text_lengths,
-):
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int32],
+    ids: NDArray[np.int32],
+    schema_id: int,
+    program: NDArray[np.int64],
+    tables: NDArray[np.int64],
+    max_string: int,
+    max_nesting: int,
+    max_items: int,
+    constants_at: int,
+    status: NDArray[np.uint8],
+    booleans: NDArray[np.bool_],
+    ints: NDArray[np.int32],
+    longs: NDArray[np.int64],
+    floats: NDArray[np.float32],
+    doubles: NDArray[np.float64],
+    valid: NDArray[np.bool_],
+    text_starts: NDArray[np.int64],
+    text_lengths: NDArray[np.int32],
+) -> None:
     """Run `program` over the records whose status is 0 and whose id is `schema_id`."""
     frames = np.zeros(max_nesting + 1, np.int64)
     block_ends = np.zeros(max_nesting + 1, np.int64)
@@ -115,9 +123,9 @@ def decode_records(
         column = np.uint64(i)
         position = starts[i] + 5
         end = starts[i] + np.int64(lengths[i])
-        reason = 0
+        reason: int | np.int64 = 0
         depth = 0
-        items = max_items
+        items: int | np.int64 = max_items
         pc = 0
         while True:
             at = np.uint64(pc)

@@ -10,6 +10,7 @@ from typing import Final
 
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "BOOLEAN",
@@ -37,7 +38,7 @@ _FIXED_SIZE: Final = 3
 
 
 @nb.njit(cache=True, nogil=True)
-def _varint_size(value):
+def _varint_size(value: np.int64) -> int:
     raw = (np.uint64(value) << np.uint64(1)) ^ np.uint64(value >> np.int64(63))
     size = 1
     while raw >= np.uint64(0x80):
@@ -47,7 +48,7 @@ def _varint_size(value):
 
 
 @nb.njit(cache=True, nogil=True)
-def _put_varint(out, at, value):
+def _put_varint(out: NDArray[np.uint8], at: int, value: np.int64) -> int:
     raw = (np.uint64(value) << np.uint64(1)) ^ np.uint64(value >> np.int64(63))
     while raw >= np.uint64(0x80):
         out[at] = np.uint8(raw & np.uint64(0x7F)) | np.uint8(0x80)
@@ -58,11 +59,19 @@ def _put_varint(out, at, value):
 
 
 @nb.njit(cache=True, nogil=True)
-def measure(plan, integers, lows, highs, text_lengths, valid, lengths):
+def measure(
+    plan: NDArray[np.int64],
+    integers: NDArray[np.int64],
+    lows: NDArray[np.int64],
+    highs: NDArray[np.int64],
+    text_lengths: NDArray[np.int32],
+    valid: NDArray[np.bool_],
+    lengths: NDArray[np.int32],
+) -> tuple[int, int, int]:
     """Fill `lengths` with each record's size; return (problem or 0, field, record)."""
     count = lengths.shape[0]
     for i in range(count):
-        size = 5
+        size: int | np.int64 = 5
         for field in range(plan.shape[0]):
             kind, row, mark, null_byte = (
                 plan[field, 0],
@@ -105,19 +114,19 @@ def measure(plan, integers, lows, highs, text_lengths, valid, lengths):
 
 @nb.njit(cache=True, nogil=True)
 def write(
-    plan,
-    schema_id,
-    constants,
-    integers,
-    reals,
-    texts,
-    text_bases,
-    text_starts,
-    text_lengths,
-    valid,
-    starts,
-    out,
-):
+    plan: NDArray[np.int64],
+    schema_id: int,
+    constants: NDArray[np.uint8],
+    integers: NDArray[np.int64],
+    reals: NDArray[np.uint64],
+    texts: NDArray[np.uint8],
+    text_bases: NDArray[np.int64],
+    text_starts: NDArray[np.int64],
+    text_lengths: NDArray[np.int32],
+    valid: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    out: NDArray[np.uint8],
+) -> None:
     """Write every record at its start; `measure` has checked all values."""
     for i in range(starts.shape[0]):
         at = starts[i]

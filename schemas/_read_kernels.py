@@ -12,6 +12,7 @@ import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from schemas.reasons import Reason
 
@@ -40,10 +41,10 @@ def _loader(bits: int) -> Any:
     """
 
     @intrinsic
-    def load(typing_context, array, index):
+    def load(typing_context: Any, array: Any, index: Any) -> Any:
         result = nb.types.Integer.from_bitwidth(bits, signed=False)
 
-        def generate(context, builder, signature, arguments):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             made = context.make_array(signature.args[0])(context, builder, arguments[0])
             start = builder.gep(made.data, [arguments[1]])
             typed = builder.bitcast(start, ir.IntType(bits).as_pointer())
@@ -70,8 +71,8 @@ def _zero_counter() -> Any:
     """Build an intrinsic that counts the zero bits below the lowest set one; 0 is undefined."""
 
     @intrinsic
-    def count(typing_context, value):
-        def generate(context, builder, signature, arguments):
+    def count(typing_context: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.cttz(arguments[0], ir.IntType(1)(1))
 
         return nb.types.uint64(nb.types.uint64), generate
@@ -83,7 +84,9 @@ _trailing_zeros = _zero_counter()
 
 
 @nb.njit(cache=True, nogil=True)
-def _read_long_varint(data, position, end):
+def _read_long_varint(
+    data: NDArray[np.uint8], position: np.int64, end: np.int64
+) -> tuple[np.int64, np.int64]:
     if position + 8 <= end:
         # Up to eight bytes in one load: keep those through the first without the high bit,
         # then close the gaps of one bit between them, by pairs, fours and eights.
@@ -116,7 +119,9 @@ def _read_long_varint(data, position, end):
 
 # Only the case of one byte is inlined at each of some twenty places; calls cost more than it does.
 @nb.njit(cache=True, nogil=True, forceinline=True)
-def read_varint(data, position, end):
+def read_varint(
+    data: NDArray[np.uint8], position: np.int64, end: np.int64
+) -> tuple[np.int64, np.int64]:
     """Return (value, next position); a negative next position is minus the reason."""
     if position < end:
         byte = np.int64(load_u8(data, position))
@@ -126,7 +131,7 @@ def read_varint(data, position, end):
 
 
 @nb.njit(cache=True, nogil=True, forceinline=True)
-def valid_utf8(data, start, end):
+def valid_utf8(data: NDArray[np.uint8], start: np.int64, end: np.int64) -> bool:
     """Return whether the bytes are UTF-8 as Unicode defines it: shortest form, no surrogates."""
     # Nearly all text is ASCII: look at eight bytes at a time, the last eight overlapping.
     size = end - start
@@ -149,7 +154,7 @@ def valid_utf8(data, start, end):
 
 
 @nb.njit(cache=True, nogil=True)
-def _valid_utf8_bytes(data, start, end):
+def _valid_utf8_bytes(data: NDArray[np.uint8], start: np.int64, end: np.int64) -> bool:
     index = start
     while index < end:
         lead = data[index]
@@ -187,7 +192,9 @@ def _valid_utf8_bytes(data, start, end):
 
 
 @nb.njit(cache=True, nogil=True, forceinline=True)
-def read_varint_byte(data, position, end):
+def read_varint_byte(
+    data: NDArray[np.uint8], position: np.int64, end: np.int64
+) -> tuple[np.int64, np.int64]:
     """Return (0 or 2: twice the branch of a union of two, next position), as `read_varint`."""
     if position < end and load_u8(data, position) & np.uint8(0xFD) == 0:
         return np.int64(load_u8(data, position)), position + 1
@@ -198,7 +205,7 @@ def read_varint_byte(data, position, end):
 
 
 @nb.njit(cache=True, nogil=True, forceinline=True)
-def check_length(value, left, max_string):
+def check_length(value: np.int64, left: np.int64, max_string: int) -> int:
     """Return the reason why a length is refused, or 0."""
     if value < 0:
         return _BAD_LENGTH

@@ -185,7 +185,7 @@ class ColumnarDecoder:
         status: NDArray[np.uint8],
         ids: NDArray[np.int32],
     ) -> tuple[int, int, bool]:
-        found: tuple[int, int, bool] = kernels.scan_headers(
+        readable, first, same = kernels.scan_headers(
             _read_only(data),
             _read_only(starts),
             _read_only(lengths),
@@ -193,7 +193,7 @@ class ColumnarDecoder:
             status,
             ids,
         )
-        return found
+        return readable, int(first), same
 
     def _run(
         self,
