@@ -12,7 +12,7 @@ JARS := connectors/local/jars/target/.complete
 # The environment and the jars are fetched at the same time.
 MAKEFLAGS += --jobs=2
 
-.PHONY: help setup demo demo-risk test check faults bench clean
+.PHONY: help setup demo demo-risk test check lock faults bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,10 +47,17 @@ test: setup ## All tests; servers are started and stopped by the tests themselve
 	$(MVN) -f connectors/bridge/pom.xml test
 	$(BIN)/python -m pytest
 
-check: setup ## Formatting, lint, types
+check: setup ## Formatting, lint, types, files of the images
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict jobs schemas connectors models dashboards
+	docker/check.sh
+
+lock: $(VENV)/.complete ## Newest versions that pyproject.toml allows, into requirements.lock
+	head -n 2 requirements.lock > requirements.lock.new
+	$(BIN)/uv pip compile --all-extras --python-version 3.11 --no-header --no-annotate \
+	  pyproject.toml >> requirements.lock.new
+	mv requirements.lock.new requirements.lock
 
 faults: setup ## The whole failure matrix (long)
 	$(BIN)/python -m tests.faults.matrix
