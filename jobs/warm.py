@@ -14,6 +14,7 @@ from connectors.producers.routes import label_route, transaction_route
 from connectors.row_binary import warm as warm_rows
 from connectors.settings import load_settings
 from jobs.fraud.parts import StageParts
+from jobs.market_risk.parts import MarketParts
 from jobs.rules.decision import Thresholds, decide
 from models.registry import default_version
 from models.scorer import ScoringEngine
@@ -22,11 +23,14 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Compile what the fraud job and its producers use."""
+    """Compile what the jobs and their producers use."""
     began = time.monotonic()
     parts = StageParts(load_settings())
     parts.intake()
     parts.warm()
+    market = MarketParts(parts.settings)
+    market.intake()
+    market.warm()
     warm_rows()
     transaction_route(parts.settings)
     label_route(parts.settings)
