@@ -1,14 +1,15 @@
 """The queries of the market risk page."""
 
+# ruff: noqa: S608 - every name in these queries is ours, and values are parameters
+
 from __future__ import annotations
 
 from typing import Final
 
-from dashboards.panels import Column, Feed, Filter, Panel, Source
+from dashboards.panels import IN_WINDOW, Column, Feed, Filter, Panel, Source
 
 __all__ = ["TRADER_FEEDS", "TRADER_FILTERS", "TRADER_PANELS", "TRADER_SOURCES"]
 
-_IN_WINDOW: Final = "inserted_at > now64(3, 'UTC') - toIntervalSecond({window:UInt32})"
 
 TRADER_SOURCES: Final[dict[str, Source]] = {
     "measures": Source(
@@ -74,7 +75,7 @@ TRADER_PANELS: Final = (
         ),
         width=12,
         height=1,
-        help="In the base currency. VaR and shortfall are at the highest level computed; of several "
+        help="In the base currency. VaR and shortfall are at the highest level; of several "
         "firms they are added up.",
     ),
     Panel(
@@ -84,7 +85,7 @@ TRADER_PANELS: Final = (
         source="measures",
         sql="SELECT bucket AS time, pnl, realised, unrealised FROM ("
         "SELECT bucket, sum(pnl) AS pnl, sum(realised) AS realised, sum(unrealised) AS unrealised "
-        f"FROM risk_measures WHERE scope = 'firm' AND {_IN_WINDOW} "
+        f"FROM risk_measures WHERE scope = 'firm' AND {IN_WINDOW} "
         "GROUP BY bucket ORDER BY bucket DESC LIMIT 3600) ORDER BY time",
         columns=(
             Column("time", "Time", "time"),
@@ -128,7 +129,7 @@ TRADER_PANELS: Final = (
         sql="SELECT bucket AS time, concat(kind, ' ', toString(level)) AS measure, "
         "sum(loss) AS value FROM risk_var "
         "ARRAY JOIN ['VaR', 'ES'] AS kind, [value_at_risk, expected_shortfall] AS loss "
-        f"WHERE scope = 'firm' AND {_IN_WINDOW} "
+        f"WHERE scope = 'firm' AND {IN_WINDOW} "
         "GROUP BY time, level, kind ORDER BY time, measure",
         columns=(
             Column("time", "Time", "time"),
@@ -163,8 +164,8 @@ TRADER_PANELS: Final = (
         x="time",
         y=("pnl", "forecast"),
         refresh_ms=5000,
-        help="What came each day against the loss that was forecast, at the highest level. Kupiec: is "
-        "the number of exceptions right; Christoffersen: do they come alone. Zone: the traffic light "
+        help="What came each day against the loss forecast, at the highest level. Kupiec: is the "
+        "number of exceptions right; Christoffersen: do they come alone. Zone: the traffic light "
         "of the Basel committee.",
     ),
     Panel(
@@ -227,7 +228,8 @@ TRADER_FEEDS: Final = (
         title="Positions",
         source="positions",
         view="risk_positions_raw",
-        select="concat(firm_id, '/', account_id, '/', desk_id, '/', instrument_id) AS position_key, "
+        select="concat(firm_id, '/', account_id, '/', desk_id, '/', instrument_id) "
+        "AS position_key, "
         "firm_id, desk_id, account_id, instrument_id, quantity, average_price, mark, "
         "mark_ms AS mark_time, value, realised, unrealised, fees, component_var, "
         "if(priced, 'yes', 'no') AS priced",

@@ -89,7 +89,8 @@ def events_behind(
         parameters,
     )
     events = rows(
-        f"SELECT {_EVENT}, if(l.event_id = '', 'none', if(l.is_fraud, 'fraud', 'genuine')) AS label "  # noqa: S608
+        f"SELECT {_EVENT}, "  # noqa: S608 - our own names
+        "if(l.event_id = '', 'none', if(l.is_fraud, 'fraud', 'genuine')) AS label "
         f"FROM (SELECT * FROM {SCORED_VIEW} WHERE {condition} "
         "ORDER BY event_time_ms DESC, decided_at_ms DESC LIMIT 1 BY event_id "
         "LIMIT {most:UInt32}) AS s LEFT JOIN (SELECT event_id, is_fraud FROM labels) AS l "

@@ -43,8 +43,8 @@ EXTRA_PANELS: Final[dict[str, tuple[Panel, ...]]] = {
                 Column("attempt", "Attempt"),
             ),
             width=7,
-            help="The newest records that were refused. `riskstream dead-letters` shows, explains and "
-            "replays them.",
+            help="The newest records that were refused. `riskstream dead-letters` shows, explains "
+            "and replays them.",
         ),
     ),
 }

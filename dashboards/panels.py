@@ -5,13 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["KINDS", "UNITS", "Column", "Feed", "Filter", "Kind", "Panel", "Source", "Unit"]
+__all__ = [
+    "IN_WINDOW",
+    "KINDS",
+    "UNITS",
+    "Column",
+    "Feed",
+    "Filter",
+    "Kind",
+    "Panel",
+    "Source",
+    "Unit",
+]
 
 Kind = Literal["stat", "lines", "bars", "table", "candles", "backtest", "pivot"]
 """How a panel is drawn."""
 
 Unit = Literal["count", "rate", "ms", "share", "money", "number", "text", "time"]
 """What a column's numbers are; `share` is 0 to 1, `rate` is per second, `time` is UTC."""
+
+IN_WINDOW: Final = "inserted_at > now64(3, 'UTC') - toIntervalSecond({window:UInt32})"
+"""The condition for rows of the chosen window; Grafana has its own in its place."""
 
 KINDS: Final[tuple[Kind, ...]] = (
     "stat",
@@ -97,7 +111,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel; `sql` may use the parameters `window` and `step` (seconds) and those of filters."""
+    """One panel; `sql` may use parameters `window` and `step` (seconds) and those of filters."""
 
     name: str
     title: str

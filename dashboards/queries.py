@@ -4,17 +4,18 @@ Time runs by `inserted_at`, the clock of ClickHouse, because a replay of old eve
 runs. A window is the last `window` seconds; a series has a point every `step` seconds.
 """
 
+# ruff: noqa: S608 - every name in these queries is ours, and values are parameters
+
 from __future__ import annotations
 
 from typing import Final
 
 from connectors.tables import SCORE_FLAGS, SCORED_TABLE, SCORED_VIEW
 from dashboards._trader_queries import TRADER_FEEDS, TRADER_FILTERS, TRADER_PANELS, TRADER_SOURCES
-from dashboards.panels import Column, Feed, Filter, Panel, Source
+from dashboards.panels import IN_WINDOW, Column, Feed, Filter, Panel, Source
 
 __all__ = ["FEEDS", "FILTERS", "PAGES", "PANELS", "SOURCES", "panel_named"]
 
-_IN_WINDOW: Final = "inserted_at > now64(3, 'UTC') - toIntervalSecond({window:UInt32})"
 _BUCKET: Final = "toStartOfInterval(inserted_at, toIntervalSecond({step:UInt32}))"
 _CHOSEN: Final = (
     "({channel:String} = 'all' OR toString(channel) = {channel:String}) "
@@ -51,7 +52,7 @@ _FRAUD: Final = (
         f"if(count() = 0, 0, countIf({_ALERTED}) / count()) AS alert_share, "
         f"sumIf(amount_minor, {_ALERTED}) / 100 AS alerted_amount, "
         "quantileExactIf(0.99)(score, NOT isNaN(score)) AS score_p99 "
-        f"FROM {SCORED_VIEW} WHERE {_IN_WINDOW} AND {_CHOSEN}",
+        f"FROM {SCORED_VIEW} WHERE {IN_WINDOW} AND {_CHOSEN}",
         columns=(
             Column("events", "Transactions"),
             Column("alerts", "Alerts"),
@@ -71,7 +72,7 @@ _FRAUD: Final = (
         source="scored",
         sql=f"SELECT {_BUCKET} AS time, countIf(decision = 'approve') AS approve, "
         "countIf(decision = 'review') AS review, countIf(decision = 'block') AS block "
-        f"FROM {SCORED_VIEW} WHERE {_IN_WINDOW} AND {_CHOSEN} GROUP BY time ORDER BY time",
+        f"FROM {SCORED_VIEW} WHERE {IN_WINDOW} AND {_CHOSEN} GROUP BY time ORDER BY time",
         columns=(
             Column("time", "Time", "time"),
             Column("approve", "Approve"),
@@ -92,7 +93,7 @@ _FRAUD: Final = (
         sql="SELECT least(floor(score * 20), 19) / 20 AS score_from, "
         "countIf(decision = 'approve') AS approve, countIf(decision = 'review') AS review, "
         "countIf(decision = 'block') AS block "
-        f"FROM {SCORED_VIEW} WHERE {_IN_WINDOW} AND {_CHOSEN} AND NOT isNaN(score) "
+        f"FROM {SCORED_VIEW} WHERE {IN_WINDOW} AND {_CHOSEN} AND NOT isNaN(score) "
         "GROUP BY score_from ORDER BY score_from",
         columns=(
             Column("score_from", "Score from", "number"),
@@ -104,7 +105,7 @@ _FRAUD: Final = (
         y=("approve", "review", "block"),
         logarithmic=True,
         width=4,
-        help="Twenty bins of 0.05, counts on a logarithmic axis. Unscored transactions are left out.",
+        help="Twenty bins of 0.05, counts on a logarithmic axis, unscored ones left out.",
     ),
     Panel(
         name="fraud_rules",
@@ -112,7 +113,7 @@ _FRAUD: Final = (
         kind="table",
         source="scored",
         sql="SELECT rule, count() AS fired, countIf(decision = 'block') AS blocked "
-        f"FROM {SCORED_VIEW} ARRAY JOIN rules_fired AS rule WHERE {_IN_WINDOW} AND {_CHOSEN} "
+        f"FROM {SCORED_VIEW} ARRAY JOIN rules_fired AS rule WHERE {IN_WINDOW} AND {_CHOSEN} "
         "GROUP BY rule ORDER BY fired DESC, rule LIMIT 20",
         columns=(
             Column("rule", "Rule", "text"),
@@ -130,7 +131,7 @@ _FRAUD: Final = (
         sql="SELECT toString(s.decision) AS decision, count() AS labelled, "
         "countIf(l.is_fraud) AS fraud, countIf(l.is_fraud) / count() AS fraud_share "
         f"FROM (SELECT event_id, decision, channel, model_version FROM {SCORED_VIEW} "
-        f"WHERE {_IN_WINDOW} AND {_CHOSEN}) AS s "
+        f"WHERE {IN_WINDOW} AND {_CHOSEN}) AS s "
         "INNER JOIN labels AS l ON s.event_id = l.event_id "
         "GROUP BY decision ORDER BY decision",
         columns=(
@@ -180,7 +181,7 @@ _OPERATORS: Final = (
         f"quantileExact(0.99)({_DECISION_MS}) AS decision_p99, "
         f"quantileExact(0.99)({_ROW_MS}) AS row_p99, "
         "uniqExact(kafka_topic, kafka_partition) AS partitions "
-        f"FROM {SCORED_TABLE} WHERE {_IN_WINDOW}",
+        f"FROM {SCORED_TABLE} WHERE {IN_WINDOW}",
         columns=(
             Column("rate", "Rows a second, last 30 s", "rate"),
             Column("rows", "Rows in the window"),
@@ -201,7 +202,7 @@ _OPERATORS: Final = (
         source="scored",
         sql=f"SELECT {_BUCKET} AS time, count() / {{step:UInt32}} AS rate, "
         f"countIf({_ALERTED}) / {{step:UInt32}} AS alerts "
-        f"FROM {SCORED_TABLE} WHERE {_IN_WINDOW} GROUP BY time ORDER BY time",
+        f"FROM {SCORED_TABLE} WHERE {IN_WINDOW} GROUP BY time ORDER BY time",
         columns=(
             Column("time", "Time", "time"),
             Column("rate", "Rows", "rate"),
@@ -219,7 +220,7 @@ _OPERATORS: Final = (
         sql=f"SELECT {_BUCKET} AS time, "
         f"quantileExact(0.5)({_DECISION_MS}) AS p50, quantileExact(0.95)({_DECISION_MS}) AS p95, "
         f"quantileExact(0.99)({_DECISION_MS}) AS p99, max({_DECISION_MS}) AS max "
-        f"FROM {SCORED_TABLE} WHERE {_IN_WINDOW} GROUP BY time ORDER BY time",
+        f"FROM {SCORED_TABLE} WHERE {IN_WINDOW} GROUP BY time ORDER BY time",
         columns=(
             Column("time", "Time", "time"),
             Column("p50", "p50", "ms"),
@@ -245,7 +246,7 @@ _OPERATORS: Final = (
         "('2 read to decision', decided_at_ms - ingested_at_ms), "
         "('3 decision to row', toUnixTimestamp64Milli(inserted_at) - decided_at_ms), "
         f"('4 in all', {_ROW_MS})] AS part "
-        f"WHERE {_IN_WINDOW} GROUP BY stage ORDER BY stage",
+        f"WHERE {IN_WINDOW} GROUP BY stage ORDER BY stage",
         columns=(
             Column("stage", "Stage", "text"),
             Column("p50", "p50", "ms"),
@@ -261,7 +262,8 @@ _OPERATORS: Final = (
         title="Offsets accounted for",
         kind="table",
         source="scored",
-        sql="SELECT kafka_topic AS topic, kafka_partition AS partition, min(kafka_offset) AS first, "
+        sql="SELECT kafka_topic AS topic, kafka_partition AS partition, "
+        "min(kafka_offset) AS first, "
         "max(kafka_offset) AS last, uniqExact(kafka_offset) AS stored, "
         "max(kafka_offset) - min(kafka_offset) + 1 - uniqExact(kafka_offset) AS elsewhere, "
         "count() - uniqExact(kafka_offset) AS redelivered "
@@ -278,8 +280,8 @@ _OPERATORS: Final = (
         width=7,
         refresh_ms=5000,
         help="`Not stored` are offsets between first and last without a row: dead letters, "
-        "transaction markers, or a loss; `riskstream audit` tells them apart. `Again` are rows that "
-        "were delivered again and are not merged yet.",
+        "transaction markers, or a loss; `riskstream audit` tells them apart. `Again` are rows "
+        "that were delivered again and are not merged yet.",
     ),
     Panel(
         name="operator_flags",
@@ -288,7 +290,7 @@ _OPERATORS: Final = (
         source="scored",
         sql="SELECT bit.1 AS flag, countIf(bitAnd(flags, bit.2) != 0) AS events "
         f"FROM {SCORED_TABLE} ARRAY JOIN arrayZip([{_FLAG_NAMES}], [{_FLAG_BITS}]) AS bit "
-        f"WHERE {_IN_WINDOW} GROUP BY flag ORDER BY events DESC, flag",
+        f"WHERE {IN_WINDOW} GROUP BY flag ORDER BY events DESC, flag",
         columns=(Column("flag", "Flag", "text"), Column("events", "Events")),
         width=3,
         help="Flags of scored transactions in the window; an event may have several.",

@@ -176,7 +176,7 @@ class PanelReader:
         """
         window = WINDOWS.get(asked.get("window", "15m"))
         if window is None:
-            msg = f"reading parameter window: expected one of {list(WINDOWS)}, was {asked['window']!r}"
+            msg = f"reading window: expected one of {list(WINDOWS)}, was {asked['window']!r}"
             raise ConfigurationError(msg)
         parameters: dict[str, object] = {"window": window, "step": step_of(window)}
         for choice in FILTERS[page]:

@@ -35,9 +35,11 @@ _HERE: Final = Path(__file__).parent
 _COOKIE: Final = "riskstream_dashboard"
 
 # Scripts and sockets come from here alone. Perspective unpacks a loader of its own into a blob and
-# compiles WebAssembly; it and ECharts set styles on elements; its fonts and icons are data addresses inside its style sheet.
+# compiles WebAssembly; it and ECharts set styles on elements; its fonts and icons are data
+# addresses inside its style sheet.
 _CONTENT_POLICY: Final = (
-    "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self' ws: wss: data:; "
     "worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -85,8 +87,8 @@ class Dashboard:
     ) -> None:
         if host not in _LOOPBACK and not token:
             msg = (
-                f"serving the dashboards on {host!r}: anybody could read them; give --token, or bind "
-                "to 127.0.0.1"
+                f"serving the dashboards on {host!r}: anybody could read them; give --token, or "
+                "bind to 127.0.0.1"
             )
             raise ConfigurationError(msg)
         if not (_HERE / "static" / "vendor" / "versions.json").is_file():
@@ -267,7 +269,7 @@ class _Behind(_Guarded):
 class _Static(tornado.web.StaticFileHandler):
     site: _Site
 
-    def initialize(self, path: str, site: _Site) -> None:
+    def initialize(self, path: str, site: _Site) -> None:  # type: ignore[override]
         super().initialize(path)
         self.site = site
 
@@ -284,7 +286,7 @@ class _Static(tornado.web.StaticFileHandler):
             self.finish(refusal + "\n")
 
 
-class _Socket(PerspectiveTornadoHandler):
+class _Socket(PerspectiveTornadoHandler):  # type: ignore[misc]  # it ships no types
     site: _Site
 
     def initialize(self, site: _Site, perspective_server: perspective.Server) -> None:

@@ -1,0 +1,1 @@
+"""Grafana dashboards and data sources, generated from the queries of the live pages."""

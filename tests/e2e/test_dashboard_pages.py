@@ -1,0 +1,212 @@
+"""People's pages in a real browser: what they show is what ClickHouse holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.clickhouse import ClickHouseClient
+from connectors.settings import ClickHouseSettings
+from tests.integration._clickhouse_process import clickhouse
+from tests.support.dashboards import fill_fraud, fill_market_risk
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PATIENCE_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseSettings]:
+    with clickhouse(tmp_path_factory.mktemp("clickhouse")) as port:
+        yield ClickHouseSettings(url=f"http://127.0.0.1:{port}")
+
+
+@pytest.fixture(scope="module")
+def client(database: ClickHouseSettings) -> Iterator[ClickHouseClient]:
+    made = ClickHouseClient(database)
+    fill_fraud(made)
+    fill_market_risk(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def url(client: ClickHouseClient, database: ClickHouseSettings) -> Iterator[str]:
+    if not (ROOT / "dashboards/static/vendor/versions.json").is_file():
+        pytest.skip("the browser's libraries are not built: npm run build in dashboards/web")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli.main", "--set", f"clickhouse.url={database.url}",
+         "dashboard", "--port", "0", "--json"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())["url"]
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = os.environ.get("RISKSTREAM_CHROMIUM") or shutil.which("chromium")
+    if found is None:
+        pytest.skip("no chromium on the PATH; apt-get install chromium, or set RISKSTREAM_CHROMIUM")
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield started
+        started.close()
+
+
+@contextlib.contextmanager
+def opened(browser: Any, address: str) -> Iterator[Any]:
+    """Open a page, wait until it is drawn, and hold it to its own server and to no errors."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    problems: list[str] = []
+    foreign: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "console",
+        lambda message: problems.append(message.text) if message.type == "error" else None,
+    )
+    home = address.split("/")[2]
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(("blob:", "data:")) or home in request.url
+            else foreign.append(request.url)
+        ),
+    )
+    page.goto(address)
+    page.wait_for_selector("html[data-ready=yes]", timeout=PATIENCE_MS)
+    try:
+        yield page
+    finally:
+        context.close()
+    assert not problems
+    assert not foreign
+
+
+def shown(page: Any, panel: str, column: str) -> list[str]:
+    cells = f"#panel-{panel} [data-column={column}]"
+    page.wait_for_function(
+        "cells => [...document.querySelectorAll(cells)].some((cell) => cell.dataset.exact)",
+        arg=cells,
+        timeout=PATIENCE_MS,
+    )
+    return [cell.get_attribute("data-exact") for cell in page.query_selector_all(cells)]
+
+
+def test_the_fraud_page_shows_the_numbers_of_clickhouse_and_filters_them(
+    browser: Any, url: str, client: ClickHouseClient
+) -> None:
+    query = "SELECT count() AS n, countIf(decision != 'approve') AS a FROM scored_transactions"
+    (every,) = client.rows(query)
+    (some,) = client.rows(f"{query} WHERE toString(channel) = 'atm'")
+    with opened(browser, f"{url}fraud?window=1h") as page:
+        assert shown(page, "fraud_totals", "events") == [str(every["n"])]
+        assert shown(page, "fraud_totals", "alerts") == [str(every["a"])]
+        page.select_option("#filter-channel", "atm")
+        page.wait_for_selector(
+            f"#panel-fraud_totals [data-column=events][data-exact='{some['n']}']",
+            timeout=PATIENCE_MS,
+        )
+        assert shown(page, "fraud_totals", "alerts") == [str(some["a"])]
+        assert "provisional" in page.inner_text("#panel-fraud_outcomes .mark")
+
+
+def test_a_click_on_an_alert_leads_to_the_events_behind_a_feature(
+    browser: Any, url: str, client: ClickHouseClient
+) -> None:
+    with opened(browser, f"{url}fraud?window=1h") as page:
+        cell = page.locator("#panel-fraud_alerts perspective-viewer td", has_text="e3").first
+        cell.wait_for(timeout=PATIENCE_MS)
+        cell.click()
+        page.wait_for_selector("#drill tr.pick", timeout=PATIENCE_MS)
+        event_id = page.inner_text("#drill h2 .mono")
+        page.click("#drill tr[data-feature=customer_count_7d]")
+        page.wait_for_selector("#behind-total", timeout=PATIENCE_MS)
+        (event,) = client.rows(
+            "SELECT customer_id, event_time_ms FROM scored_transactions WHERE event_id = {id:String}",
+            {"id": event_id},
+        )
+        (counted,) = client.rows(
+            "SELECT count() AS n FROM scored_transactions WHERE customer_id = {c:String} "
+            "AND event_time_ms <= {t:Int64} AND event_time_ms > {t:Int64} - 7 * 86400000",
+            {"c": event["customer_id"], "t": event["event_time_ms"]},
+        )
+        assert page.get_attribute("#behind-total", "data-exact") == str(counted["n"])
+        page.keyboard.press("Escape")
+        assert page.is_hidden("#drill")
+
+
+def test_a_new_alert_appears_on_an_open_page(
+    browser: Any, url: str, client: ClickHouseClient
+) -> None:
+    with opened(browser, f"{url}fraud?window=1h") as page:
+        client.execute(
+            "INSERT INTO scored_transactions_raw (event_id, event_time_ms, decision, kafka_topic, "
+            "kafka_offset, decided_at_ms) VALUES ('just-now', 1, 'block', 'later', 1, "
+            "toUnixTimestamp64Milli(now64(3, 'UTC')))"
+        )
+        page.locator(
+            "#panel-fraud_alerts perspective-viewer td", has_text="just-now"
+        ).first.wait_for(timeout=PATIENCE_MS)
+        page.wait_for_function(
+            "() => Number(document.querySelector('#panel-fraud_alerts .age').dataset.ageMs) < 60000",
+            timeout=PATIENCE_MS,
+        )
+    client.execute("ALTER TABLE scored_transactions_raw DELETE WHERE event_id = 'just-now'")
+
+
+def test_operators_see_offsets_and_latency_as_clickhouse_counts_them(
+    browser: Any, url: str, client: ClickHouseClient
+) -> None:
+    rows = client.rows(
+        "SELECT uniqExact(kafka_offset) AS n FROM scored_transactions_raw "
+        "WHERE kafka_topic = 'card-transactions' GROUP BY kafka_partition ORDER BY kafka_partition"
+    )
+    with opened(browser, f"{url}operators?window=1h") as page:
+        stored = shown(page, "operator_audit", "stored")
+        assert stored[: len(rows)] == [str(row["n"]) for row in rows]
+        assert len(shown(page, "operator_stages", "p99")) == 4
+        page.click("#theme")
+        assert page.get_attribute("html", "data-theme") in ("dark", "light")
+
+
+def test_traders_see_the_limits_and_candles_of_the_chosen_instrument(
+    browser: Any, url: str, client: ClickHouseClient
+) -> None:
+    (firm,) = client.rows("SELECT pnl FROM risk_measures_now WHERE scope = 'firm'")
+    with opened(browser, f"{url}traders?window=1h") as page:
+        (pnl,) = shown(page, "trader_totals", "pnl")
+        assert float(pnl) == pytest.approx(firm["pnl"])
+        assert shown(page, "trader_limits", "status")[0] == "breach"
+        page.wait_for_selector("#panel-trader_candles[data-updates]", timeout=PATIENCE_MS)
+        with page.expect_response(
+            lambda answer: "trader_candles" in answer.url and "instrument=SPX" in answer.url,
+            timeout=PATIENCE_MS,
+        ) as waited:
+            page.select_option("#filter-instrument", "SPX")
+        assert waited.value.json()["rows"][-1]["close"] > 5000
+        page.locator(
+            "#panel-trader_positions perspective-viewer td", has_text="NIKKEI"
+        ).first.wait_for(timeout=PATIENCE_MS)
+        assert "provisional" in page.inner_text("#panel-trader_positions .mark")
