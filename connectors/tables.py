@@ -38,13 +38,15 @@ SCORE_FLAGS: Final[dict[str, int]] = {
     "duplicate": 1,
     "late": 2,
     "too_late": 4,
-    "profile_missing": 16,
-    "scored_without_profile": 32,
-    "scored_without_model": 64,
-    "amount_suspicious": 128,
-    "time_suspicious": 256,
+    "truncated": 32,
+    "tiled": 64,
+    "profile_missing": 512,
+    "scored_without_profile": 1024,
+    "scored_without_model": 2048,
+    "amount_suspicious": 4096,
+    "time_suspicious": 8192,
 }
-"""Bits of column `flags`. The first three are those of the window store."""
+"""Bits of column `flags`. The low byte is the window store's (`RowFlag`)."""
 
 
 def scored_layout(feature_names: Sequence[str]) -> RowBinaryLayout:
