@@ -21,9 +21,11 @@ _F64: Final = types.Array(types.float64, 1, "A", readonly=True)
 _I16: Final = types.Array(types.int16, 1, "A", readonly=True)
 _MARKS: Final = types.Array(types.uint8, 1, "C")
 _TEXT: Final = (_BYTES, _I64, _I32)
+# numba annotates its array type, not this one.
+_COUNTS: Final = types.UniTuple(types.int64, 3)  # type: ignore[no-untyped-call]
 
 
-@njit(types.UniTuple(types.int64, 3)(_I16, _MARKS, _MARKS, types.uint8), cache=True, nogil=True)
+@njit(_COUNTS(_I16, _MARKS, _MARKS, types.uint8), cache=True, nogil=True)
 def split_kinds(
     topics: NDArray[np.int16], kind: NDArray[np.uint8], reason: NDArray[np.uint8], unknown: int
 ) -> tuple[int, int, int]:

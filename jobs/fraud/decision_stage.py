@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from connectors.frames import FrameBatch
     from jobs.fraud.intake import Intake
     from jobs.fraud.parts import StageParts
     from jobs.stage import Metrics, StateMap
@@ -43,7 +44,15 @@ if TYPE_CHECKING:
 __all__ = ["DecisionStage"]
 
 ENTITY: Final = "terminal"
-TEXTS: Final = ("event_id", "customer_id", "terminal_id", "merchant_id", "currency", "country", "tenant")
+TEXTS: Final = (
+    "event_id",
+    "customer_id",
+    "terminal_id",
+    "merchant_id",
+    "currency",
+    "country",
+    "tenant",
+)
 MAX_RULE_NAMES: Final = 64
 
 
@@ -82,8 +91,12 @@ class DecisionStage:
         unit = self._shards.get(shard)
         if unit is None:
             unit = self._shards[shard] = DecisionShard(
-                self._parts.settings, self._features, self._models, self._champion, self._rules,
-                state
+                self._parts.settings,
+                self._features,
+                self._models,
+                self._champion,
+                self._rules,
+                state,
             )
         intake = self._intake.read(batch)
         windows = unit.store.process(event_batch(intake, ENTITY))
@@ -98,13 +111,13 @@ class DecisionStage:
         features[:, before:] = windows.features
         passed = attached[:, -1]
         # A frame without an attachment (a control record) has NaN here, the only value not itself.
-        flags = np.where(passed == passed, passed, 0).astype(np.uint16) | windows.flags  # noqa: PLR0124
+        flags = np.where(passed == passed, passed, 0).astype(np.uint16) | windows.flags
         packets: list[bytes] = []
         done = 0
         for row in [*intake.controls.tolist(), len(intake)]:
-            between = intake.transactions[
-                (intake.transactions >= done) & (intake.transactions < row)
-            ] if len(intake.controls) else intake.transactions
+            between = intake.transactions
+            if len(intake.controls):
+                between = between[(between >= done) & (between < row)]
             if len(between):
                 packets += self._score(unit, intake, between, features, flags)
             if row < len(intake):
@@ -136,7 +149,8 @@ class DecisionStage:
         for profile in profiles.values():
             if profile.found.all():
                 continue
-            flags = flags | np.where(profile.found, 0, SCORE_FLAGS["profile_missing"]).astype(np.uint16)
+            missing = np.where(profile.found, 0, SCORE_FLAGS["profile_missing"])
+            flags = flags | missing.astype(np.uint16)
             if profile.unavailable.any():
                 flags |= np.where(
                     profile.unavailable, SCORE_FLAGS["scored_without_profile"], 0
@@ -250,7 +264,7 @@ class DecisionStage:
         return table_rows(CONTROL_ROWS, 1, self._control_row(frames, row, shard, control, outcome))
 
     def _control_row(
-        self, frames: object, row: int, shard: int, control: ControlRecord, outcome: Outcome
+        self, frames: FrameBatch, row: int, shard: int, control: ControlRecord, outcome: Outcome
     ) -> bytes:
         text = StringColumn.from_texts
         return self._control_layout.pack(

@@ -1,4 +1,4 @@
-"""From a batch of frames to checked columns: which rows are transactions, labels, control or refused.
+"""From a batch of frames to checked columns; rows are transactions, labels, control or refused.
 
 Both stages of the job start here, so a record is judged by the same rules wherever it is read. A
 row is refused with the first reason that applies; its neighbours are not affected.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,12 +70,16 @@ class Refusal(IntEnum):
 
 _TEXTS: Final[Mapping[Refusal, str]] = {
     Refusal.MISSING_KEY: "The record has no key; the key must be the customer id.",
-    Refusal.KEY_MISMATCH: "The record's key differs from its customer id, so it reached the wrong shard.",
+    Refusal.KEY_MISMATCH: (
+        "The record's key differs from its customer id, so it reached the wrong shard."
+    ),
     Refusal.EMPTY_ID: "The event, customer or terminal id is empty.",
     Refusal.NEGATIVE_AMOUNT: "The amount is negative; a refund is another event.",
     Refusal.ABSURD_AMOUNT: "The amount is above fraud.max_amount_minor.",
     Refusal.EVENT_TIME_OUT_OF_RANGE: "The event time lies before 1980; is it in milliseconds?",
-    Refusal.EVENT_TIME_IN_FUTURE: "The event time lies further after its publication than fraud.max_future_ms.",
+    Refusal.EVENT_TIME_IN_FUTURE: (
+        "The event time lies further after its publication than fraud.max_future_ms."
+    ),
     Refusal.DUPLICATE_EVENT: "An event with this id was already scored for this customer.",
     Refusal.UNKNOWN_TOPIC: "The record comes from a topic this job does not read.",
     Refusal.BAD_CONTROL: "The control record could not be read.",
@@ -124,8 +128,8 @@ class Intake:
     def __len__(self) -> int:
         return len(self.kind)
 
-    def number(self, name: str) -> NDArray[np.generic]:
-        """Return the values of a number column."""
+    def number(self, name: str) -> NDArray[Any]:
+        """Return the values of a number column; the contract's type decides their dtype."""
         column = self.columns[name]
         if not isinstance(column, NumberColumn):
             msg = f"column {name!r} holds text, not numbers"
@@ -165,7 +169,7 @@ class TransactionIntake:
         # In the order of the checks; `judge` counts on it.
         self._bounds = np.array(
             [EARLIEST_EVENT_TIME_MS, limits.max_future_ms, limits.max_amount_minor, *_CHECKS],
-            np.int64
+            np.int64,
         )
         self._all_rows = _counted(1024)
 
@@ -289,9 +293,7 @@ def _merge(
     return columns
 
 
-def _merge_text(
-    column: StringColumn, other: StringColumn, rows: NDArray[np.intp]
-) -> StringColumn:
+def _merge_text(column: StringColumn, other: StringColumn, rows: NDArray[np.intp]) -> StringColumn:
     data, shift = column.data, 0
     # Both decoders return views into the batch itself, unless a text default of the reader's schema
     # had to be appended.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from connectors import frames
-from connectors.profiles import ProfileLookup, redis_client
+from connectors.profiles import ProfileKind, ProfileLookup, redis_client
 from connectors.profiles import warm as warm_profiles
 from connectors.settings import Settings
 from jobs.dead_letters import DeadLetterWriter
@@ -97,7 +97,7 @@ class StageParts:
             now_ms=now_ms,
         )
 
-    def profiles(self, kind: str, metrics: Metrics) -> ProfileLookup:
+    def profiles(self, kind: ProfileKind, metrics: Metrics) -> ProfileLookup:
         """Make the lookup of one kind of profile, with the policy of the settings."""
         redis = self.settings.redis
         return ProfileLookup(
