@@ -8,16 +8,12 @@ from typing import Literal
 
 import click
 
-from connectors.kafka import ensure_topics, librdkafka_config
 from connectors.local.stack import resolved_settings
 from connectors.producers.labels import DAY_MS, LabelPolicy
-from connectors.producers.pace import Pace, SystemClock
-from connectors.producers.publisher import bulk_publisher
-from connectors.producers.replay import replay as run_replay
-from connectors.producers.routes import label_route, transaction_route
+from connectors.producers.pace import Pace
 from connectors.producers.source import FileSource
+from jobs.cli._publishing import publish_source
 from jobs.cli.context import settings_of
-from jobs.cli.progress import progress_bar
 
 __all__ = ["replay"]
 
@@ -68,21 +64,13 @@ def replay(
         raise click.UsageError(msg)
     settings = resolved_settings(settings_of(ctx))
     source = FileSource(file, limit=limit, currency=currency)
-    transactions, label_topic = transaction_route(settings), label_route(settings)
-    ensure_topics(settings.kafka, [transactions.topic, label_topic.topic])
-    publisher = bulk_publisher(librdkafka_config(settings.kafka))
-    with progress_bar(f"publishing {file.name}", source.total) as advance:
-        summary = run_replay(
-            source,
-            publisher,
-            Pace(rate, speed),
-            LabelPolicy(labels, round(label_delay_days * DAY_MS), flush=flush_labels),
-            SystemClock(),
-            advance,
-            transactions=transactions,
-            label_route=label_topic,
-        )
-    publisher.close()
+    summary = publish_source(
+        settings,
+        source,
+        f"publishing {file.name}",
+        Pace(rate, speed),
+        LabelPolicy(labels, round(label_delay_days * DAY_MS), flush=flush_labels),
+    )
     if as_json:
         click.echo(json.dumps(summary.as_dict()))
     else:

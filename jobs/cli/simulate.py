@@ -8,15 +8,12 @@ from pathlib import Path
 
 import click
 
-from connectors.kafka import ensure_topics, librdkafka_config
 from connectors.local.stack import resolved_settings
 from connectors.producers.files import write_transactions
 from connectors.producers.labels import DAY_MS, LabelPolicy
-from connectors.producers.pace import Pace, SystemClock
-from connectors.producers.publisher import bulk_publisher
-from connectors.producers.replay import replay as run_replay
-from connectors.producers.routes import label_route, transaction_route
+from connectors.producers.pace import Pace
 from connectors.producers.simulator import DEFAULT_START_MS, Population, Simulation
+from jobs.cli._publishing import publish_source
 from jobs.cli.context import settings_of
 from jobs.cli.progress import progress_bar
 
@@ -101,21 +98,7 @@ def simulate(
         "simulator",
         flush_labels,
     )
-    transactions, label_topic = transaction_route(settings), label_route(settings)
-    ensure_topics(settings.kafka, [transactions.topic, label_topic.topic])
-    publisher = bulk_publisher(librdkafka_config(settings.kafka))
-    with progress_bar("simulating", simulation.total) as advance:
-        summary = run_replay(
-            simulation,
-            publisher,
-            Pace(rate, speed),
-            policy,
-            SystemClock(),
-            advance,
-            transactions=transactions,
-            label_route=label_topic,
-        )
-    publisher.close()
+    summary = publish_source(settings, simulation, "simulating", Pace(rate, speed), policy)
     if as_json:
         click.echo(json.dumps(summary.as_dict()))
     else:
