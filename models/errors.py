@@ -12,7 +12,7 @@ The tree::
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from schemas.errors import FatalError
 
@@ -39,18 +39,7 @@ RefusalCode = Literal[
 ]
 """Why a candidate or a control record was refused."""
 
-REFUSAL_CODES: Final[tuple[str, ...]] = (
-    "not_found",
-    "corrupt_file",
-    "bad_manifest",
-    "wrong_inputs",
-    "wrong_outputs",
-    "unknown_feature",
-    "golden_mismatch",
-    "not_finite",
-    "too_slow",
-    "bad_control",
-)
+REFUSAL_CODES: Final[tuple[str, ...]] = get_args(RefusalCode)
 """Every refusal code, for metrics that must exist before the first refusal."""
 
 

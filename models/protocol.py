@@ -43,8 +43,8 @@ class TrainingTable(Protocol):
         ...
 
     @property
-    def amount_minor(self) -> NDArray[np.int64]:
-        """Amounts in minor units."""
+    def amount_minor(self) -> NDArray[np.int64] | None:
+        """Amounts in minor units; None when unknown, with which nothing can be trained."""
         ...
 
 

@@ -99,10 +99,13 @@ def prepare(table: TrainingTable, customer_id: Any, is_fraud: Any) -> TrainingDa
     `customer_id` is the card of each event: texts, an Arrow array or a sortable array.
 
     Raises:
-        ModelError: when the file has no labels.
+        ModelError: when the file has no labels or no amounts.
     """
     if is_fraud is None:
         msg = "preparing training data: the file has no fraud labels; add TX_FRAUD or is_fraud"
+        raise ModelError(msg)
+    if table.amount_minor is None:
+        msg = "preparing training data: the file has no amounts; add TX_AMOUNT or amount_minor"
         raise ModelError(msg)
     if isinstance(customer_id, StringColumn):
         customer_id = hash_texts(customer_id)
