@@ -105,6 +105,7 @@ def _feed(feed: Feed) -> dict[str, Any]:
         "kind": "pivot",
         "help": feed.help,
         "shown": list(feed.shown),
+        "times": [name for name, kind in feed.columns if kind == "datetime"],
         "sort": feed.sort,
         "drill": feed.drill,
         "width": feed.width,

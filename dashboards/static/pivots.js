@@ -3,6 +3,12 @@ import perspective from "/static/vendor/client/dist/cdn/perspective.js";
 import "/static/vendor/viewer/dist/cdn/perspective-viewer.js";
 import "/static/vendor/viewer-datagrid/dist/cdn/perspective-viewer-datagrid.js";
 
+// As everywhere on the pages: UTC, to the second, whatever the browser's place.
+const UTC = {
+  format: "custom", timeZone: "UTC", hour12: false, year: "numeric", month: "short", day: "2-digit",
+  hour: "2-digit", minute: "2-digit", second: "2-digit",
+};
+
 let connection;
 
 function connect() {
@@ -36,9 +42,9 @@ export class Pivot {
       plugin: "Datagrid",
       columns: this.feed.shown,
       sort: this.feed.sort ? [[this.feed.sort, "desc"]] : [],
+      columns_config: Object.fromEntries(this.feed.times.map((name) => [name, { date_format: UTC }])),
       theme: themeName(),
       settings: false,
-      title: this.feed.title,
     });
   }
 

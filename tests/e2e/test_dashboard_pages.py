@@ -20,10 +20,15 @@ from tests.integration._clickhouse_process import clickhouse
 from tests.support.dashboards import fill_fraud, fill_market_risk
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE_MS = 60_000
 
 
@@ -144,7 +149,8 @@ def test_a_click_on_an_alert_leads_to_the_events_behind_a_feature(
         page.click("#drill tr[data-feature=customer_count_7d]")
         page.wait_for_selector("#behind-total", timeout=PATIENCE_MS)
         (event,) = client.rows(
-            "SELECT customer_id, event_time_ms FROM scored_transactions WHERE event_id = {id:String}",
+            "SELECT customer_id, event_time_ms FROM scored_transactions "
+            "WHERE event_id = {id:String}",
             {"id": event_id},
         )
         (counted,) = client.rows(
@@ -170,7 +176,7 @@ def test_a_new_alert_appears_on_an_open_page(
             "#panel-fraud_alerts perspective-viewer td", has_text="just-now"
         ).first.wait_for(timeout=PATIENCE_MS)
         page.wait_for_function(
-            "() => Number(document.querySelector('#panel-fraud_alerts .age').dataset.ageMs) < 60000",
+            "() => Number(document.querySelector('#panel-fraud_alerts .age').dataset.ageMs) < 6e4",
             timeout=PATIENCE_MS,
         )
     client.execute("ALTER TABLE scored_transactions_raw DELETE WHERE event_id = 'just-now'")

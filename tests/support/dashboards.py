@@ -79,7 +79,8 @@ def fill_market_risk(client: ClickHouseClient) -> None:
         "levels[1 + number % 3] AS level, intDiv(number, 3) AS i, "
         "level * (1 + 0.01 * sin(i / 9) + 0.002 * cos(i)) AS o, "
         "level * (1 + 0.01 * sin((i + 1) / 9) + 0.002 * cos(i + 1)) AS c "
-        "SELECT names[1 + number % 3], 60000, 1700000000000 - 1700000000000 % 60000 + i * 60000, o, "
+        "SELECT names[1 + number % 3], 60000, 1700000000000 - 1700000000000 % 60000 + i * 60000, "
+        "o, "
         "greatest(o, c) * 1.0006, least(o, c) * 0.9994, c, 100 + cityHash64(number) % 900, 10, "
         "(o + c) / 2, level * (1 + 0.01 * sin((i - 10) / 9)), 0.001, 0.001 FROM numbers(540)"
     )
