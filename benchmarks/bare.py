@@ -52,9 +52,7 @@ def bare_costs(workload: Workload, rows: int = 500, repeats: int = 20) -> dict[s
     `workload` must hold `rows * (repeats + 1)` payments.
     """
     frames = workload.frames(TOPIC)
-    cuts = [
-        b"".join(frames[at : at + rows]) for at in range(0, rows * (repeats + 1), rows)
-    ]
+    cuts = [b"".join(frames[at : at + rows]) for at in range(0, rows * (repeats + 1), rows)]
     parts = StageParts(load_settings(environment={}))
     intake = parts.intake()
     parts.warm()
@@ -131,8 +129,6 @@ def per_record_costs(workload: Workload, repeats: int = 3) -> dict[str, float]:
         "profiles_us": fastest_us(
             lambda _: [client.mget(profile_names(payment)) for payment in payments], repeats, rows
         ),
-        "model_us": fastest_us(
-            lambda _: [model.score(sample) for _ in range(200)], repeats, 200
-        ),
+        "model_us": fastest_us(lambda _: [model.score(sample) for _ in range(200)], repeats, 200),
         "all_but_profiles_us": fastest_us(lambda _: per_record_rows(workload), repeats, rows),
     }

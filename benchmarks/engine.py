@@ -1,4 +1,4 @@
-"""This engine as a contestant: the fraud job on a local stack of its own, drained and then paced."""
+"""This engine as a contestant: the fraud job on its own local stack, drained and then paced."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ class _Run:
         self._wait(self._scored + len(records))
         self._scored += len(records)
         used = cpu_seconds(processes) - cpu
-        # Rows come a second after alerts at most the other way round; give the last alerts a moment.
+        # Rows come a second after alerts at most the other way round; give the last alerts a
+        # moment.
         time.sleep(0.5)
         watch.stop()
         found = self._client.rows(

@@ -21,7 +21,8 @@ def write_page(results: Path, page: Path) -> None:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `python -m benchmarks.run` (`make bench`) from the files in `results/`; do not edit.",
+        "Written by `python -m benchmarks.run` (`make bench`) from the files in `results/`; "
+        "do not edit.",
         "",
     ]
     parts, stages = _read(results, "parts"), _read(results, "stages")
@@ -39,7 +40,8 @@ def write_page(results: Path, page: Path) -> None:
     lines += [
         "## Not measured",
         "",
-        "The comparison with the field is incomplete. These are missing, and nothing is claimed about them:",
+        "The comparison with the field is incomplete. These are missing, and nothing is claimed "
+        "about them:",
         "",
         *[f"- {text}" for text in NOT_MEASURED],
         "",
@@ -62,13 +64,14 @@ def _machine(result: dict[str, Any]) -> list[str]:
     busy = machine["load_average"][0] > machine["cores"]
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB; Python "
-        f"{machine['python']}, {versions}. Load average when written: {load}; {result['measured_at']}.",
+        f"{machine['python']}, {versions}. Load average when written: {load}; "
+        f"{result['measured_at']}.",
         "",
     ]
     if busy:
         lines += [
-            "**The machine was busy with other work**: these figures show that the programs run and "
-            "what costs how much beside what; they are not what a quiet machine gives.",
+            "**The machine was busy with other work**: these figures show that the programs run "
+            "and what costs how much beside what; they are not what a quiet machine gives.",
             "",
         ]
     return lines
@@ -79,9 +82,11 @@ def _engine(engine: dict[str, Any]) -> list[str]:
     lines = [
         f"## riskstream, {engine['mode']} mode",
         "",
-        f"Backlog of {drained['events']:,} events: **{drained['events_per_second']:,.0f} events/s**, "
-        f"{drained['cpu_us_per_event']} us of TaskManager CPU an event, {drained['resident_mb']:,} MB "
-        f"resident; the job ran {engine['job_start_seconds']} s after its submission; last checkpoint "
+        f"Backlog of {drained['events']:,} events: "
+        f"**{drained['events_per_second']:,.0f} events/s**, "
+        f"{drained['cpu_us_per_event']} us of TaskManager CPU an event, "
+        f"{drained['resident_mb']:,} MB resident; "
+        f"the job ran {engine['job_start_seconds']} s after its submission; last checkpoint "
         f"{engine['state_bytes']} bytes.",
         "",
         "| events/s | alerts | p50 ms | p99 ms | p99.9 ms | generator late ms | CPU us/event |",
@@ -140,8 +145,8 @@ def _parts(parts: dict[str, Any], stages: dict[str, Any]) -> list[str]:
     if stages:
         best = min(run["fastest_us_per_event"] for run in stages["runs"])
         lines.append(
-            f"The stages take {best} us at best: {total / best:.0%} of that is the parts, the rest is "
-            "rules, decisions, alerts with their explanations, rows, state and Python."
+            f"The stages take {best} us at best: {total / best:.0%} of that is the parts, the rest "
+            "is rules, decisions, alerts with their explanations, rows, state and Python."
         )
     return [*lines, ""]
 
@@ -156,7 +161,9 @@ def _plot(stages: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.2))
     rows = [run["rows"] for run in stages["runs"]]
     axes.loglog(rows, [run["both_us_per_event"] for run in stages["runs"]], "o-", label="median")
-    axes.loglog(rows, [run["fastest_us_per_event"] for run in stages["runs"]], "o:", label="fastest")
+    axes.loglog(
+        rows, [run["fastest_us_per_event"] for run in stages["runs"]], "o:", label="fastest"
+    )
     axes.set(xlabel="events in a batch", ylabel="CPU us an event", title="Both stages")
     axes.legend()
     axes.grid(True, which="both", alpha=0.3)

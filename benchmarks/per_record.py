@@ -1,8 +1,9 @@
 """The fraud job one record at a time, in plain Python: what most users would write first.
 
-It is the logic of every per-record contestant, and the reference that results are compared with: the
-same windows (`(t - w, t]` per customer, `(t - 7 d - w, t - 7 d]` per terminal), the same model, the same
-profiles. Records must arrive in order of event time per key; labels are not part of the workload.
+It is the logic of every per-record contestant, and the reference that results are compared with:
+the same windows (`(t - w, t]` per customer, `(t - 7 d - w, t - 7 d]` per terminal), the same model,
+the same profiles. Records must arrive in order of event time per key; labels are not part of the
+workload.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from models.registry import Registry, default_version
 from models.session import open_session
 from schemas.contract import contract
 
-__all__ = ["CustomerWindows", "Decoder", "Model", "TerminalWindows", "event_inputs", "profile_names"]
+__all__ = [
+    "CustomerWindows",
+    "Decoder",
+    "Model",
+    "TerminalWindows",
+    "event_inputs",
+    "profile_names",
+]
 
 DAY_MS: Final = 86_400_000
 WINDOWS_MS: Final = (DAY_MS, 7 * DAY_MS, 30 * DAY_MS)

@@ -1,5 +1,7 @@
 """Run the benchmarks and write `benchmarks/results/*.json` and the page `benchmarks/README.md`.
 
+From the head of the tree:
+
     python -m benchmarks.run            # everything
     python -m benchmarks.run --quick    # a few minutes: small sizes, thread mode only
     python -m benchmarks.run --page     # write the page again from the results that are there
@@ -84,7 +86,7 @@ def _store(name: str, result: dict[str, Any]) -> None:
 @click.option("--quick", is_flag=True, help="Small sizes, thread mode only: about five minutes.")
 @click.option("--page", "only_page", is_flag=True, help="Only write the page from kept results.")
 @click.option("--without-stack", is_flag=True, help="Leave out what needs servers.")
-@click.option("--home", default="/tmp/riskstream-bench", show_default=True)  # noqa: S108
+@click.option("--home", default="/tmp/riskstream-bench", show_default=True)
 def main(quick: bool, only_page: bool, without_stack: bool, home: str) -> None:
     """Measure; a contestant whose results differ is refused before any clock starts.
 

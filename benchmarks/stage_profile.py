@@ -1,9 +1,9 @@
 """Where the time of both fraud stages goes, by batch size: no Flink, no Kafka, no Redis.
 
-The stages run in this process on frames in memory; profiles come from a dictionary. Times are CPU time
-of this thread, so that other work on the machine disturbs them little. From the medians at several
-batch sizes a line is fitted: its intercept is the fixed cost of a batch, its slope the cost of an
-event.
+The stages run in this process on frames in memory; profiles come from a dictionary. Times are CPU
+time of this thread, so that other work on the machine disturbs them little. From the medians at
+several batch sizes a line is fitted: its intercept is the fixed cost of a batch, its slope the cost
+of an event.
 
     python -m benchmarks.stage_profile --json
     python -m benchmarks.stage_profile --functions 500
@@ -136,8 +136,8 @@ def measure_stages(
 ) -> list[StageRun]:
     """Run batches of each size through both stages, after `warm` events in batches of 1,000.
 
-    Sizes take turns, so that a growing store or a disturbance meets all of them alike. A size gets at
-    most `batches` batches and `most_events` events.
+    Sizes take turns, so that a growing store or a disturbance meets all of them alike. A size gets
+    at most `batches` batches and `most_events` events.
     """
     settings = load_settings(environment={})
     counts = {size: max(5, min(batches, most_events // size)) for size in sizes}

@@ -1,7 +1,7 @@
 """The one workload of every contestant: simulated card payments, their profiles, their checksum.
 
-The stream is a pure function of the seed and the length, so that two runs, and two contestants, meet
-the same bytes. Event times are those of the simulation: far in the past, in order.
+The stream is a pure function of the seed and the length, so that two runs, and two contestants,
+meet the same bytes. Event times are those of the simulation: far in the past, in order.
 """
 
 from __future__ import annotations
@@ -114,4 +114,3 @@ class Workload:
             digest.update(record.key)
             digest.update(record.value)
         return digest.hexdigest()
-
