@@ -45,6 +45,7 @@ export class Pivot {
       columns_config: Object.fromEntries(this.feed.times.map((name) => [name, { date_format: UTC }])),
       theme: themeName(),
       settings: false,
+      title: this.feed.title,
     });
   }
 
