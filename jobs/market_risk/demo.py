@@ -43,7 +43,7 @@ __all__ = [
 # Nothing new for this long, with events missing: the job is stuck, not slow.
 STALL_SECONDS: Final = 90
 POLL_SECONDS: Final = 0.25
-# Rows carry the time they came, so seldom is enough; more often would slow what is measured.
+# Rows carry the time they came, so seldom is enough and takes little from what is measured.
 WATCH_SECONDS: Final = 1.0
 # Rows that another insert brought while a poll was under way are read by the next one.
 OVERLAP_MS: Final = 2_000
@@ -201,6 +201,7 @@ def run_risk_demo(
         outlet.wait_for(sender.published)
         outlet.wait_settled(limits)
     finally:
+        sender.close()
         watch.stop()
     result = outlet.result(sender, watch)
     result.recorded_ticks = recorded
@@ -219,7 +220,8 @@ class _Sender:
     """Publishes, and notes when the k-th tick or quote of an instrument was handed over."""
 
     def __init__(self, settings: Settings) -> None:
-        self._feed = MarketFeed(settings, KafkaPublisher(librdkafka_config(settings.kafka)))
+        self._publisher = KafkaPublisher(librdkafka_config(settings.kafka))
+        self._feed = MarketFeed(settings, self._publisher)
         self.published = dict.fromkeys(CONTRACTS, 0)
         self.handed_over_ms: dict[str, list[int]] = {}
         self.earlier: dict[str, int] = {}
@@ -256,6 +258,9 @@ class _Sender:
 
     def flush(self) -> None:
         self._feed.flush()
+
+    def close(self) -> None:
+        self._publisher.close()
 
 
 def row_latencies(
