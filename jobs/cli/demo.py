@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from connectors.local.stack import LocalStack, resolved_settings
 from connectors.settings import Settings
 from jobs.cli.context import settings_of
+from jobs.cli.progress import count_bar
 from jobs.demo import DemoResult, Traffic, run_demo
 
 __all__ = ["demo"]
@@ -73,19 +73,12 @@ def demo(
         say("starting Kafka, Redis, ClickHouse and Flink")
         stack.up(lambda part: say(f"  {part.name} is up at {part.url}"))
         ready = resolved_settings(settings)
-        with Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        ) as bar:
-            task = bar.add_task("scored", total=None)
+        with count_bar("scored", console) as count:
             result = run_demo(
                 ready,
                 traffic,
                 say,
-                lambda out, sent: bar.update(task, completed=out, total=sent) if out else None,
+                lambda out, sent: count(out, sent) if out else None,
             )
         _show(Console(stderr=as_json), result, ready, time.monotonic() - began)
     finally:

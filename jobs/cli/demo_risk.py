@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from connectors.local.stack import LocalStack, resolved_settings
 from connectors.settings import Settings
 from jobs.cli.context import settings_of
+from jobs.cli.progress import count_bar
 from jobs.market_risk.demo import Market, RiskDemoResult, run_risk_demo
 
 __all__ = ["demo_risk"]
@@ -69,19 +69,12 @@ def demo_risk(
         say("starting Kafka, Redis, ClickHouse and Flink")
         stack.up(lambda part: say(f"  {part.name} is up at {part.url}"))
         ready = resolved_settings(settings)
-        with Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        ) as bar:
-            task = bar.add_task("came out", total=None)
+        with count_bar("came out", console) as count:
             result = run_risk_demo(
                 ready,
                 Market(seconds, seed, instruments, accounts, trades),
                 say,
-                lambda out, sent: bar.update(task, completed=out, total=sent),
+                count,
             )
         _show(Console(stderr=as_json), result, ready, time.monotonic() - began)
     finally:

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["progress_bar"]
+__all__ = ["count_bar", "progress_bar"]
 
 
 class _Rate(ProgressColumn):
@@ -49,3 +49,22 @@ def progress_bar(title: str, total: int | None) -> Iterator[Callable[[int], None
             progress.update(task, advance=done)
 
         yield advance
+
+
+@contextmanager
+def count_bar(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar while the block runs and give the function that sets how many of how many.
+
+    Args:
+        title: what is being counted.
+        console: on stderr; lines printed to it meanwhile appear above the bar.
+    """
+    with Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

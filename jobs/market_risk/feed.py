@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,13 @@ from schemas.contract import contract
 from schemas.encoder import ColumnarEncoder
 from schemas.registry import open_registry, value_subject
 
+if TYPE_CHECKING:
+    from connectors.producers.publisher import Publisher
+
 __all__ = [
     "CONTRACTS",
     "KEYS",
     "MarketFeed",
-    "RecordPublisher",
     "recorded_market",
     "reference_records",
 ]
@@ -55,26 +57,10 @@ KEYS: Final = {
 _CHUNK: Final = 10_000
 
 
-class RecordPublisher(Protocol):
-    """Takes encoded records for a topic (`connectors.producers.publisher`)."""
-
-    def publish(
-        self,
-        topic: str,
-        keys: StringColumn,
-        values: StringColumn,
-        event_time_ms: NDArray[np.int64],
-    ) -> None:
-        """Hand over records in order."""
-
-    def flush(self) -> None:
-        """Return when everything handed over is confirmed."""
-
-
 class MarketFeed:
     """Encode under the registered contracts and hand over to a publisher."""
 
-    def __init__(self, settings: Settings, publisher: RecordPublisher) -> None:
+    def __init__(self, settings: Settings, publisher: Publisher) -> None:
         self._topics = settings.kafka.topics
         self._registry = open_registry(settings.schemas)
         self._publisher = publisher
