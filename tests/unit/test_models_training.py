@@ -125,6 +125,16 @@ def test_every_kind_exports_what_its_library_says(kind: str, missing: bool) -> N
     )
 
 
+@pytest.mark.parametrize(("amounts", "labels"), [(None, np.zeros(1)), (np.zeros(1), None)])
+def test_a_file_without_amounts_or_labels_cannot_be_trained_on(amounts, labels) -> None:
+    table = SimpleNamespace(
+        names=("amount",), matrix=np.zeros((1, 1)), event_time_ms=np.zeros(1), amount_minor=amounts
+    )
+    missing = "amounts" if amounts is None else "labels"
+    with pytest.raises(ModelError, match=f"the file has no .*{missing}"):
+        prepare(table, np.zeros(1), labels)
+
+
 @pytest.mark.parametrize("kind", ["logistic", "lightgbm", "xgboost"])
 def test_weighting_frauds_keeps_probabilities_near_the_fraud_rate(kind: str) -> None:
     rows, fraud = DATA.rows[:6000], DATA.is_fraud[:6000]
