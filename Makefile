@@ -12,12 +12,14 @@ JARS := connectors/local/jars/target/.complete
 # The environment and the jars are fetched at the same time.
 MAKEFLAGS += --jobs=2
 
+VENDOR := dashboards/static/vendor/versions.json
+
 .PHONY: help setup demo demo-risk test check lock faults bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.complete $(BRIDGE_JAR) $(JARS) ## Virtual environment, Java bridge, jars, compiled kernels
+setup: $(VENV)/.complete $(BRIDGE_JAR) $(JARS) $(VENDOR) ## Virtual environment, Java bridge, jars, compiled kernels
 	$(BIN)/python -m jobs.warm
 
 $(VENV)/.complete: pyproject.toml requirements.lock
@@ -35,6 +37,11 @@ $(BRIDGE_JAR): connectors/bridge/pom.xml $(shell find connectors/bridge/src/main
 $(JARS): connectors/local/jars/pom.xml | $(BRIDGE_JAR)
 	@mkdir -p $(@D)
 	$(MVN) -f connectors/local/jars/pom.xml package
+	touch $@
+
+# The pages' scripts: fetched and laid out once, served locally for ever after.
+$(VENDOR): dashboards/web/package-lock.json dashboards/web/build.mjs
+	cd dashboards/web && npm ci --ignore-scripts --no-audit --no-fund && npm run --silent build
 	touch $@
 
 demo: setup ## Run the fraud job end to end on the local stack (about two minutes of traffic)
@@ -66,4 +73,4 @@ bench: setup ## Benchmarks against the field (long)
 	$(BIN)/python -m benchmarks.run
 
 clean: ## Remove everything that set-up made
-	rm -rf $(VENV) connectors/bridge/target connectors/local/jars/target .riskstream
+	rm -rf $(VENV) connectors/bridge/target connectors/local/jars/target dashboards/static/vendor dashboards/web/node_modules .riskstream

@@ -25,6 +25,8 @@ from jobs.market_risk.positions import PositionBook
 from jobs.market_risk.stress import Scenario
 from schemas.columns import StringColumn
 
+__all__ = ["main"]
+
 TICKS = 500_000
 POSITIONS = 1_000
 SCENARIOS = 500

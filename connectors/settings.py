@@ -152,7 +152,7 @@ class FlinkSettings(_Section):
     checkpoint_timeout_ms: Positive = 60_000
     checkpoint_directory: str | None = None
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
-    batch_ms: Positive = 2
+    batch_ms: Positive = 5
     batch_bytes: Positive = 256 * 1024
     max_event_time_drift_ms: Positive = 12 * 3_600_000
     idle_partition_ms: Positive = 1_000

@@ -168,8 +168,10 @@ def fit(
     """Train one model; equal input gives equal ONNX bytes.
 
     With `imbalance="weights"` the training prior is 1:1, so probabilities would be far too high;
-    the log-odds are shifted by -log(weight) (Elkan, "The Foundations of Cost-Sensitive Learning",
-    2001, theorem 2), which for trees and logistic regression is part of the exported model.
+    the log-odds are shifted back until the mean probability of the training rows is their rate of
+    frauds. For a model without regularisation that is -log(weight) (Elkan, "The Foundations of
+    Cost-Sensitive Learning", 2001, theorem 2); a boosted one, shrunk towards the prior it was
+    trained with, needs less. The shift is part of the exported model.
     """
     chosen = {**kind.defaults, **(parameters or {})}
     weight = 1.0
@@ -185,8 +187,20 @@ def _weights(is_fraud: NDArray[np.bool_], weight: float) -> NDArray[np.float64]:
     return np.where(is_fraud, weight, 1.0)
 
 
-def _calibration(weight: float) -> str:
-    return "none" if weight == 1.0 else f"prior shift of -log({weight:.6g}) on the log-odds"
+def _shift(raw: NDArray[np.float64], is_fraud: NDArray[np.bool_], weight: float) -> float:
+    """Return what to take off the log-odds of a model that saw frauds `weight` times."""
+    if weight == 1.0:
+        return 0.0
+    from scipy.optimize import brentq
+
+    rate = float(np.mean(is_fraud))
+    # The mean falls from 1 to 0 as the shift grows, so it meets the rate once.
+    low, high = float(raw.min()) - 50.0, float(raw.max()) + 50.0
+    return float(brentq(lambda shift: float(_sigmoid(raw - shift).mean()) - rate, low, high))
+
+
+def _calibration(shift: float) -> str:
+    return "none" if shift == 0.0 else f"prior shift of -{shift:.6g} on the log-odds"
 
 
 def _sigmoid(raw: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -204,17 +218,18 @@ def _fit_logistic(
     model = LogisticRegression(C=chosen["C"], max_iter=2000, random_state=seed)
     scaled = scaler.transform(np.nan_to_num(rows.astype(np.float64)))
     model.fit(scaled, is_fraud, sample_weight=_weights(is_fraud, weight))
+    shift = _shift(model.decision_function(scaled), is_fraud, weight)
     linear = LinearModel(
         mean=np.array(scaler.mean_, np.float64),
         weight=np.array(model.coef_[0] / scaler.scale_, np.float64),
-        intercept=float(model.intercept_[0]) - float(np.log(weight)),
+        intercept=float(model.intercept_[0]) - shift,
     )
 
     def score(test: Rows) -> NDArray[np.float64]:
         standard = scaler.transform(np.nan_to_num(test.astype(np.float64)))
-        return _sigmoid(model.decision_function(standard) - np.log(weight))
+        return _sigmoid(model.decision_function(standard) - shift)
 
-    return Fitted(kind, chosen, linear_model(linear), linear, _calibration(weight), score)
+    return Fitted(kind, chosen, linear_model(linear), linear, _calibration(shift), score)
 
 
 def _fit_lightgbm(
@@ -232,12 +247,13 @@ def _fit_lightgbm(
         verbose=-1,
     )
     model.fit(rows, is_fraud, sample_weight=_weights(is_fraud, weight))
-    trees = trees_of_lightgbm(model.booster_).scaled(1.0, -float(np.log(weight)))
+    shift = _shift(model.booster_.predict(rows, raw_score=True), is_fraud, weight)
+    trees = trees_of_lightgbm(model.booster_).scaled(1.0, -shift)
 
     def score(test: Rows) -> NDArray[np.float64]:
-        return _sigmoid(model.booster_.predict(test, raw_score=True) - np.log(weight))
+        return _sigmoid(model.booster_.predict(test, raw_score=True) - shift)
 
-    return Fitted(kind, chosen, tree_model(trees, "logistic"), trees, _calibration(weight), score)
+    return Fitted(kind, chosen, tree_model(trees, "logistic"), trees, _calibration(shift), score)
 
 
 def _fit_xgboost(
@@ -248,13 +264,15 @@ def _fit_xgboost(
     model = xgboost.XGBClassifier(**chosen, random_state=seed, n_jobs=1, tree_method="hist")
     model.fit(rows, is_fraud, sample_weight=_weights(is_fraud, weight))
     booster = model.get_booster()
-    trees = trees_of_xgboost(booster).scaled(1.0, -float(np.log(weight)))
+    margins = booster.predict(xgboost.DMatrix(rows), output_margin=True).astype(np.float64)
+    shift = _shift(margins, is_fraud, weight)
+    trees = trees_of_xgboost(booster).scaled(1.0, -shift)
 
     def score(test: Rows) -> NDArray[np.float64]:
         margin = booster.predict(xgboost.DMatrix(test), output_margin=True)
-        return _sigmoid(margin.astype(np.float64) - np.log(weight))
+        return _sigmoid(margin.astype(np.float64) - shift)
 
-    return Fitted(kind, chosen, tree_model(trees, "logistic"), trees, _calibration(weight), score)
+    return Fitted(kind, chosen, tree_model(trees, "logistic"), trees, _calibration(shift), score)
 
 
 def _fit_random_forest(
@@ -270,7 +288,7 @@ def _fit_random_forest(
         scores: NDArray[np.float64] = model.predict_proba(test)[:, 1]
         return scores
 
-    return Fitted(kind, chosen, tree_model(trees, "identity"), trees, _calibration(weight), score)
+    return Fitted(kind, chosen, tree_model(trees, "identity"), trees, "none", score)
 
 
 def _fit_isolation_forest(

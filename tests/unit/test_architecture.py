@@ -31,6 +31,7 @@ CORE = (
 EDGES = (
     "schemas/http_registry.py",
     "jobs/market_risk/job.py",
+    "jobs/market_risk/demo.py",
     "jobs/market_risk/parts.py",
     "jobs/market_risk/resources.py",
 )
