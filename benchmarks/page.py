@@ -32,6 +32,9 @@ def write_page(results: Path, page: Path) -> None:
         lines += _machine(newest)
     for engine in engines:
         lines += _engine(engine)
+    demo = _read(results, "demo")
+    if demo:
+        lines += _demo(demo)
     if stages:
         lines += _stages(stages)
         _plot(stages, results / "stages.svg")
@@ -100,6 +103,28 @@ def _engine(engine: dict[str, Any]) -> list[str]:
             f"{run['cpu_us_per_event']} |"
         )
     return [*lines, ""]
+
+
+def _demo(demo: dict[str, Any]) -> list[str]:
+    """Return the end-to-end figures of `riskstream demo`, one row a run."""
+    rows = [
+        f"| {run['when']} | {run['code']} | {run['events_per_second']:,.0f} "
+        f"| {run['decision_ms']['p50']:,} / {run['decision_ms']['p99']:,} "
+        f"| {run['alert_ms']['p50']:,} / {run['alert_ms']['p99']:,} |"
+        for run in demo["runs"]
+    ]
+    return [
+        "## End to end",
+        "",
+        f"`{demo['command']}`, {demo['machine']}. Most goes out flat out (events/s), the rest at "
+        "2,000/s (latency). The aims (30,000/s, p99 of 60 ms at 2,000/s) are **not met**: the runs are "
+        "short, and the first half minute of a job is spent compiling and loading.",
+        "",
+        "| run | code | events/s | publish to decision p50 / p99, ms | publish to alert p50 / p99, ms |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _stages(stages: dict[str, Any]) -> list[str]:
