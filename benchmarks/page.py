@@ -117,10 +117,10 @@ def _demo(demo: dict[str, Any]) -> list[str]:
         "## End to end",
         "",
         f"`{demo['command']}`, {demo['machine']}. Most goes out flat out (events/s), the rest at "
-        "2,000/s (latency). The aims (30,000/s, p99 of 60 ms at 2,000/s) are **not met**: the runs are "
-        "short, and the first half minute of a job is spent compiling and loading.",
+        "2,000/s (latency). The aims (30,000/s, p99 of 60 ms at 2,000/s) are **not met**. The runs "
+        "are short, and both cores are busy with the JVMs' compilers for much of them.",
         "",
-        "| run | code | events/s | publish to decision p50 / p99, ms | publish to alert p50 / p99, ms |",
+        "| run | code | events/s | publish to decision, ms | publish to alert, ms (p50 / p99) |",
         "|---|---|---|---|---|",
         *rows,
         "",
