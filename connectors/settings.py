@@ -155,7 +155,7 @@ class FlinkSettings(_Section):
     batch_ms: Positive = 5
     batch_bytes: Positive = 256 * 1024
     max_event_time_drift_ms: Positive = 12 * 3_600_000
-    idle_partition_ms: Positive = 1_000
+    idle_partition_ms: Positive = 250
 
     @model_validator(mode="after")
     def _shards_divide(self) -> FlinkSettings:
