@@ -25,6 +25,7 @@ from jobs.fraud.shard import DecisionShard
 from jobs.rules.decision import Decision, decide
 from jobs.windows.event_features import event_features
 from models.control import ControlRecord
+from models.routing import hash_texts
 from models.scorer import Outcome
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.reasons import AvroRecordError
@@ -155,9 +156,7 @@ class DecisionStage:
                 flags |= np.where(
                     profile.unavailable, SCORE_FLAGS["scored_without_profile"], 0
                 ).astype(np.uint16)
-        scores = unit.engine.score(
-            matrix, hash64(customer), {"tenant": hash64(_text(event, "tenant"))}
-        )
+        scores = unit.engine.score(matrix, hash64(customer), _routes(unit, event))
         if scores.unscored:
             flags = flags | np.where(
                 np.isnan(scores.score), SCORE_FLAGS["scored_without_model"], 0
@@ -338,6 +337,15 @@ def _decide(unit: DecisionShard, scores: Scores, fired: NDArray[np.bool_]) -> De
         decision.causes[mine] = other.causes
         decision.rule[mine] = other.rule
     return decision
+
+
+def _routes(unit: DecisionShard, event: Mapping[str, Column]) -> dict[str, NDArray[np.uint64]]:
+    # Routes compare with `hash_of_text`, which is not the hash that shares of traffic go by.
+    if not unit.engine.active.routes:
+        return {}
+    tenant = _text(event, "tenant")
+    own = StringColumn(tenant.data.copy(), tenant.starts.copy(), tenant.lengths.copy())
+    return {"tenant": hash_texts(own)}
 
 
 def _versions(unit: DecisionShard, scores: Scores) -> str | StringColumn:
