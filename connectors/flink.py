@@ -171,6 +171,7 @@ class FlinkCluster:
         lib_directory: Path,
         savepoint: str | None = None,
         allow_dropped_state: bool = False,
+        script: Path | None = None,
     ) -> str:
         """Submit a job of `jobs/` with `flink run` and return its id.
 
@@ -184,6 +185,8 @@ class FlinkCluster:
             lib_directory: Flink's jars with flink-python, the connector and the bridge.
             savepoint: location to resume from.
             allow_dropped_state: resume although the savepoint holds state of removed operators.
+            script: builds and submits the graph instead of `jobs/runtime/main.py`, from the same
+                two arguments.
         """
         address = urlsplit(self._url)
         with TemporaryDirectory(prefix="riskstream-submit-") as name:
@@ -213,7 +216,7 @@ class FlinkCluster:
                 "-pyexec",
                 sys.executable,
                 "-py",
-                str(root / "jobs" / "runtime" / "main.py"),
+                str(script or root / "jobs" / "runtime" / "main.py"),
                 job,
                 str(settings_file),
             ]
