@@ -5,7 +5,7 @@ metric                                       meaning
 ===========================================  =====================================================
 riskstream_audit_offsets                     by topic, partition and `account`: offsets_in, scored,
                                              dead_lettered, control, missing, doubled
-riskstream_audit_alerts                      by `account`: expected, found, wrong
+riskstream_audit_alerts                      by `account`: expected, found, wrong, superseded
 riskstream_audit_redelivered                 sent again under one id; by `what`: alerts,
                                              dead_letters
 riskstream_audit_unexpected_offsets          rows or letters of offsets that Kafka does not hold
@@ -94,6 +94,7 @@ class AuditMetrics:
         self._alerts.labels("expected").set(audit.alerts_expected)
         self._alerts.labels("found").set(audit.alerts_found)
         self._alerts.labels("wrong").set(audit.alerts_wrong)
+        self._alerts.labels("superseded").set(audit.superseded_alerts)
         self._redelivered.labels("alerts").set(audit.redelivered_alerts)
         self._redelivered.labels("dead_letters").set(audit.redelivered_dead_letters)
         self._unexpected.set(audit.unexpected)

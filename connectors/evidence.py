@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,11 +23,20 @@ from connectors.kafka import librdkafka_config
 from connectors.settings import KafkaSettings
 from schemas.errors import FatalError, RetryableError
 
-__all__ = ["EvidenceError", "OffsetRange", "ranges_of", "read_range", "stored_offsets"]
+__all__ = [
+    "EvidenceError",
+    "OffsetRange",
+    "ranges_of",
+    "read_range",
+    "stored_offsets",
+    "stored_texts",
+]
 
 READ_TIMEOUT_SECONDS: Final = 30.0
 # One fetch's worth: enough to keep the client's queue moving, little enough to report progress.
 BATCH_MESSAGES: Final = 10_000
+# The parameters of a query travel in its address, which servers cut at some tens of kilobytes.
+PLACES_AT_ONCE: Final = 500
 
 
 class EvidenceError(FatalError):
@@ -51,8 +60,9 @@ def _consumer(settings: KafkaSettings) -> Consumer:
             "group.id": "riskstream-audit",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
+            # What a transaction left open or aborted was never delivered.
             "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 20,
         }
     )
@@ -171,3 +181,32 @@ def stored_offsets(
         answer = client.request(arguments, query.encode())
         found[r.topic, r.partition] = np.frombuffer(answer, "<i8").astype(np.int64)
     return found
+
+
+def stored_texts(
+    client: ClickHouseClient, view: str, places: Sequence[tuple[str, int, int]], expression: str
+) -> dict[tuple[str, int, int], str]:
+    """Return a text expression over the rows of a view at (topic, partition, offset).
+
+    A place without a row is absent.
+    """
+    found: dict[tuple[str, int, int], str] = {}
+    for low in range(0, len(places), PLACES_AT_ONCE):
+        some = places[low : low + PLACES_AT_ONCE]
+        parameters = {
+            "topics": _array(f"'{topic}'" for topic in dict.fromkeys(at[0] for at in some)),
+            "offsets": _array(str(at[2]) for at in some),
+        }
+        rows = client.rows(
+            f"SELECT kafka_topic, kafka_partition, kafka_offset, {expression} AS text "  # noqa: S608 - our own names
+            f"FROM {view} WHERE kafka_topic IN {{topics:Array(String)}} "
+            "AND kafka_offset IN {offsets:Array(Int64)}",
+            parameters,
+        )
+        for row in rows:
+            found[row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]] = row["text"]
+    return {place: found[place] for place in places if place in found}
+
+
+def _array(items: Iterable[str]) -> str:
+    return f"[{','.join(items)}]"

@@ -5,7 +5,7 @@ Pure: takes coordinates, returns a verdict. Nothing here asks the job what it di
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,6 +72,7 @@ class Audit:
     alerts_missing: list[Coordinate] = field(default_factory=list)
     alerts_unexpected: list[Coordinate] = field(default_factory=list)
     alerts_wrong: int = 0
+    superseded_alerts: int = 0
     redelivered_alerts: int = 0
     redelivered_dead_letters: int = 0
 
@@ -91,6 +92,7 @@ def reconcile(
     ledgers: Iterable[Ledger],
     alerting: Sequence[tuple[Coordinate, str]],
     alerts: Sequence[tuple[Coordinate, str]],
+    superseded: Collection[Coordinate] = (),
 ) -> Audit:
     """Account for every published offset and every alert.
 
@@ -100,6 +102,9 @@ def reconcile(
         alerts: (source, alert id) of each alert on the topic, redeliveries included: with
             at-least-once delivery a replay publishes the same id again, which is counted but is not
             a double.
+        superseded: sources whose row does not alert, though alerts were published, because the
+            event was decided again, after a failure, by another model or other rules than those
+            that the alerts name. A published alert cannot be called back; it is counted apart.
     """
     audit = Audit()
     for ledger in ledgers:
@@ -112,8 +117,9 @@ def reconcile(
     audit.alerts_expected = len(expected)
     audit.alerts_found = distinct
     audit.redelivered_alerts = len(alerts) - distinct
+    audit.superseded_alerts = len((ids.keys() - expected) & set(superseded))
     missing = sorted(expected - ids.keys())
-    unexpected = sorted(ids.keys() - expected)
+    unexpected = sorted(ids.keys() - expected - set(superseded))
     several = sum(len(found) - 1 for found in ids.values())
     audit.alerts_missing = missing[:LISTED]
     audit.alerts_unexpected = unexpected[:LISTED]

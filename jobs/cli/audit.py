@@ -116,6 +116,7 @@ def as_dict(verdict: Audit) -> dict[str, object]:
         "alerts_expected": verdict.alerts_expected,
         "alerts_found": verdict.alerts_found,
         "alerts_wrong": verdict.alerts_wrong,
+        "superseded_alerts": verdict.superseded_alerts,
         "redelivered_alerts": verdict.redelivered_alerts,
         "redelivered_dead_letters": verdict.redelivered_dead_letters,
         "missing_at": [asdict(at) for at in verdict.missing_at],
@@ -140,7 +141,8 @@ def _print(verdict: Audit) -> None:
     console.print(table)
     console.print(
         f"alerts: {verdict.alerts_expected:,} expected, {verdict.alerts_found:,} found, "
-        f"{verdict.alerts_wrong:,} wrong, {verdict.redelivered_alerts:,} delivered again"
+        f"{verdict.alerts_wrong:,} wrong, {verdict.redelivered_alerts:,} delivered again, "
+        f"{verdict.superseded_alerts:,} superseded by a later decision"
     )
     for label, places in (
         ("missing", verdict.missing_at),

@@ -9,7 +9,13 @@ from typing import Any, Final
 import numpy as np
 
 from connectors.clickhouse import ClickHouseClient
-from connectors.evidence import OffsetRange, ranges_of, read_range, stored_offsets
+from connectors.evidence import (
+    OffsetRange,
+    ranges_of,
+    read_range,
+    stored_offsets,
+    stored_texts,
+)
 from connectors.settings import Settings
 from connectors.tables import CONTROL_TABLE, LABELS_TABLE, SCORED_VIEW
 from jobs.audit import Audit, Coordinate, Ledger, reconcile
@@ -24,6 +30,9 @@ __all__ = ["audit_fraud"]
 DEAD_LETTER_LIMITS: Final = Limits(
     max_record_bytes=32 * 1024 * 1024, max_string_bytes=16 * 1024 * 1024
 )
+
+VERSIONS: Final = "concat(model_version, ' ', rule_set_version)"
+"""What decided a row, as an alert names it too."""
 
 
 def audit_fraud(
@@ -84,7 +93,33 @@ def audit_fraud(
         ).items()
         for offset in offsets
     ]
-    return reconcile(ledgers, alerting, _alerts(settings, wanted, progress))
+    alerts = _alerts(settings, wanted, progress)
+    return reconcile(
+        ledgers,
+        alerting,
+        [(at, alert_id) for at, alert_id, _ in alerts],
+        _superseded(client, {at for at, _ in alerting}, alerts),
+    )
+
+
+def _superseded(
+    client: ClickHouseClient,
+    alerting: set[Coordinate],
+    alerts: list[tuple[Coordinate, str, str]],
+) -> set[Coordinate]:
+    """Return the sources that were decided last by other versions than all of their alerts name."""
+    named: dict[Coordinate, set[str]] = {}
+    for at, _, versions in alerts:
+        if at not in alerting:
+            named.setdefault(at, set()).add(versions)
+    stored = stored_texts(
+        client, SCORED_VIEW, [(at.topic, at.partition, at.offset) for at in named], VERSIONS
+    )
+    return {
+        at
+        for at, versions in named.items()
+        if stored.get((at.topic, at.partition, at.offset), "") not in {"", *versions}
+    }
 
 
 def _clip(found: OffsetRange, first: int | None, last: int | None) -> OffsetRange:
@@ -111,14 +146,15 @@ def _alerts(
     settings: Settings,
     wanted: dict[tuple[str, int], OffsetRange],
     progress: Callable[[int], None],
-) -> list[tuple[Coordinate, str]]:
+) -> list[tuple[Coordinate, str, str]]:
     found = []
     for alert in _records(settings, "alerts", "alert", progress):
         source = alert["source"]
         within = wanted.get((source["topic"], source["partition"]))
         if within is not None and within.first <= source["offset"] < within.last:
             at = Coordinate(source["topic"], source["partition"], source["offset"])
-            found.append((at, alert["alert_id"]))
+            versions = f"{alert['model_version']} {alert['rule_set_version']}"
+            found.append((at, alert["alert_id"], versions))
     return found
 
 

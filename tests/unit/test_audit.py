@@ -98,6 +98,20 @@ def test_an_alert_without_its_decision_is_wrong() -> None:
     assert audit.alerts_unexpected == [at(1)]
 
 
+def test_an_alert_that_other_rules_decided_before_a_failure_is_counted_apart() -> None:
+    alerts = [(at(0), "alert-a"), (at(1), "alert-b")]
+    audit = reconcile([ledger([0, 1], [0, 1])], [], alerts, superseded={at(1)})
+    assert audit.alerts_unexpected == [at(0)]
+    assert audit.alerts_wrong == 1
+    assert audit.superseded_alerts == 1
+
+
+def test_an_alert_whose_row_still_alerts_is_not_superseded() -> None:
+    audit = reconcile([ledger([0], [0])], [(at(0), "")], [(at(0), "a")], superseded={at(0)})
+    assert audit.clean
+    assert audit.superseded_alerts == 0
+
+
 def test_two_ids_for_one_row_are_wrong_because_ids_must_be_deterministic() -> None:
     audit = reconcile([ledger([0], [0])], [(at(0), "")], [(at(0), "alert-a"), (at(0), "alert-b")])
     assert not audit.clean
