@@ -34,11 +34,11 @@ _MAX_FEATURES: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class LeafPaths:
-    """Every leaf with what its path demands of each distinct feature.
+    """Every leaf, those with the fewest tests first, with what its path demands of each feature.
 
     Element e of leaf l (`start[l] <= e < start[l + 1]`) holds when the cell is in `(low, high]`, or
     is NaN and `missing` is set; `share` is z above. `base` is the mean raw score over training
-    rows.
+    rows. `gain` holds the part of each integrand that depends on the model alone.
     """
 
     start: NDArray[np.int32]
@@ -49,6 +49,8 @@ class LeafPaths:
     missing: NDArray[np.bool_]
     share: NDArray[np.float64]
     base: float
+    gain_start: NDArray[np.int64]
+    gain: NDArray[np.float64]
     points: NDArray[np.float64]
     weights: NDArray[np.float64]
 
@@ -64,15 +66,11 @@ def leaf_paths(trees: Trees) -> LeafPaths:
         raise ModelError(msg)
     parents = trees.parents()
     leaves = np.flatnonzero(trees.feature == LEAF).astype(np.int32)
-    start, feature, low, high, missing, share, longest = _walk(
-        leaves,
-        parents,
-        trees.feature,
-        trees.threshold,
-        trees.left,
-        trees.missing_left,
-        trees.cover,
-    )
+    shape = (parents, trees.feature, trees.threshold, trees.left, trees.missing_left, trees.cover)
+    first_walk = _walk(leaves, *shape)
+    # Leaves of one size in a row keep the processor's guesses about short loops right.
+    leaves = leaves[np.argsort(np.diff(first_walk[0]), kind="stable")]
+    start, feature, low, high, missing, share, longest = _walk(leaves, *shape)
     if longest > _MAX_FEATURES:
         msg = f"explaining trees: a path tests {longest} features, at most {_MAX_FEATURES}"
         raise ModelError(msg)
@@ -82,6 +80,7 @@ def leaf_paths(trees: Trees) -> LeafPaths:
     logarithm = np.concatenate([[0.0], np.cumsum(np.log(share))])
     reach = np.exp(logarithm[start[1:]] - logarithm[start[:-1]])
     points, weights = _quadrature(int(sizes.max(initial=1)))
+    gain_start = np.concatenate([[0], np.cumsum(sizes * ((sizes + 1) // 2), dtype=np.int64)])
     return LeafPaths(
         start=start,
         value=value,
@@ -91,6 +90,8 @@ def leaf_paths(trees: Trees) -> LeafPaths:
         missing=missing,
         share=share,
         base=float(trees.base + np.sum(value * reach)),
+        gain_start=gain_start,
+        gain=_gains(gain_start, start, share, points),
         points=points,
         weights=weights,
     )
@@ -194,17 +195,46 @@ def shapley_values(paths: LeafPaths, rows: NDArray[np.float32]) -> NDArray[np.fl
         paths.high,
         paths.missing,
         paths.share,
+        paths.gain_start,
+        paths.gain,
         paths.points,
         paths.weights,
     )
 
 
 @nb.njit(
-    "float64[:,::1](float32[:,::1], int32[::1], float64[::1], int32[::1], float32[::1],"
-    " float32[::1], boolean[::1], float64[::1], float64[:,::1], float64[:,::1])",
+    "float64[::1](int64[::1], int32[::1], float64[::1], float64[:,::1])",
     cache=True,
     nogil=True,
     error_model="numpy",
+)
+def _gains(
+    gain_start: NDArray[np.int64],
+    start: NDArray[np.int32],
+    share: NDArray[np.float64],
+    points: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return what a test that holds adds at each point over one that fails, point by point."""
+    gain = np.empty(gain_start[-1], np.float64)
+    for leaf in range(len(start) - 1):
+        first, size = start[leaf], start[leaf + 1] - start[leaf]
+        count = (size + 1) // 2
+        for point in range(count):
+            at = points[count, point]
+            for item in range(size):
+                z = share[first + item]
+                place = gain_start[leaf] + point * size + item
+                gain[place] = (1.0 - z) / (at + (1.0 - at) * z) + 1.0 / (1.0 - at)
+    return gain
+
+
+@nb.njit(
+    "float64[:,::1](float32[:,::1], int32[::1], float64[::1], int32[::1], float32[::1],"
+    " float32[::1], boolean[::1], float64[::1], int64[::1], float64[::1], float64[:,::1],"
+    " float64[:,::1])",
+    cache=True,
+    nogil=True,
+    fastmath={"contract"},
 )
 def _shapley(
     rows: NDArray[np.float32],
@@ -215,68 +245,60 @@ def _shapley(
     high: NDArray[np.float32],
     missing: NDArray[np.bool_],
     share: NDArray[np.float64],
+    gain_start: NDArray[np.int64],
+    gain: NDArray[np.float64],
     points: NDArray[np.float64],
     weights: NDArray[np.float64],
 ) -> NDArray[np.float64]:
+    # No branch depends on the row: a test that holds is the number 1.0 in the products below, one
+    # that fails 0.0. With m tests the integrand of a failed one is -1 / (1 - t) times the product.
     out = np.zeros(rows.shape, np.float64)
-    shares = np.empty(64, np.float64)
-    named = np.empty(64, np.int32)
+    inverse = 1.0 / (1.0 - points)
+    holds = np.empty(64, np.float64)
     total = np.empty(64, np.float64)
-    factor = np.empty(64, np.float64)
     for row in range(rows.shape[0]):
         for leaf in range(len(value)):
             first = start[leaf]
             size = start[leaf + 1] - first
-            # Satisfied tests are written from the front of the scratch arrays, the others from the
-            # end.
-            met = 0
-            rest = 1.0
-            for item in range(first, first + size):
-                cell = rows[row, feature[item]]
-                if missing[item] if np.isnan(cell) else (low[item] < cell <= high[item]):
-                    shares[met] = share[item]
-                    named[met] = feature[item]
-                    total[met] = 0.0
-                    met += 1
-                else:
-                    rest *= share[item]
-                    named[63 - (item - first - met)] = feature[item]
-            failed = size - met
-            common = 0.0
+            for item in range(size):
+                at_item = first + item
+                cell = rows[row, feature[at_item]]
+                inside = (cell > low[at_item]) & (cell <= high[at_item])
+                holds[item] = inside | ((cell != cell) & missing[at_item])
+                total[item] = 0.0
             count = (size + 1) // 2
             for point in range(count):
                 at = points[count, point]
                 away = 1.0 - at
-                product = weights[count, point] * rest
-                for _ in range(failed):
-                    product *= away
-                for item in range(met):
-                    one = at + away * shares[item]
-                    factor[item] = one
-                    product *= one
-                for item in range(met):
-                    total[item] += product / factor[item]
-                # -z over the factor (1 - t) z is the same for every failed test of the leaf.
-                common += product / away
-            for item in range(met):
-                out[row, named[item]] += value[leaf] * (1.0 - shares[item]) * total[item]
-            for item in range(failed):
-                out[row, named[63 - item]] -= value[leaf] * common
+                product = weights[count, point] * value[leaf]
+                for item in range(size):
+                    product *= away * share[first + item] + at * holds[item]
+                place = gain_start[leaf] + point * size
+                failed = inverse[count, point]
+                for item in range(size):
+                    total[item] += product * (holds[item] * gain[place + item] - failed)
+            for item in range(size):
+                out[row, feature[first + item]] += total[item]
     return out
 
 
 def warm() -> None:
-    """Load the kernel before the first alert."""
+    """Load the kernels before the first alert."""
     none, number = np.zeros(0, np.int32), np.zeros(0, np.float64)
+    start, rule = np.zeros(1, np.int32), np.zeros((2, 1))
+    bound, places = np.zeros(0, np.float32), np.zeros(1, np.int64)
+    gain = _gains(places, start, number, rule)
     _shapley(
         np.zeros((1, 1), np.float32),
-        np.zeros(1, np.int32),
+        start,
         number,
         none,
-        np.zeros(0, np.float32),
-        np.zeros(0, np.float32),
+        bound,
+        bound,
         np.zeros(0, np.bool_),
         number,
-        np.zeros((2, 1)),
-        np.zeros((2, 1)),
+        places,
+        gain,
+        rule,
+        rule,
     )
