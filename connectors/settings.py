@@ -210,7 +210,8 @@ class MarketRiskSettings(_Section):
     """Bars, marks, VaR and limits of the market risk job.
 
     Risk is recomputed when a position changed or a price moved by `material_move` since the last
-    time.
+    time. Measures and limits go by the plain method; `var_methods` are those that `risk_var` and
+    the daily back-tests hold.
     """
 
     base_currency: str = "USD"
@@ -225,6 +226,10 @@ class MarketRiskSettings(_Section):
     material_move: Annotated[float, Field(ge=0)] = 0.0001
     equity_minor: Positive = 100_000_000_00
     retained_fill_ids: Positive = 1_000_000
+    var_methods: tuple[
+        Literal["plain", "age", "volatility", "ewma", "montecarlo", "liquidity"], ...
+    ] = ("plain", "age", "volatility", "ewma", "montecarlo", "liquidity")
+    monte_carlo_scenarios: Annotated[int, Field(ge=2, le=100_000)] = 1_000
 
 
 class LocalSettings(_Section):

@@ -1,21 +1,24 @@
 """Daily VaR forecasts against what came: hits, back-tests and traffic light of each firm.
 
 When the event time of a shard first reaches a new UTC day, the day that ended is judged: its P&L
-against the VaR that was forecast when it began; then the VaR of the last evaluation becomes the
-forecast of the new day. The newest `WINDOW` days are kept.
+against the VaR that was forecast when it began, by every method and level; then the VaR of the last
+evaluation becomes the forecast of the new day. The newest `WINDOW` days are kept.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from jobs.market_risk.backtest import BacktestReport, backtest
 
-__all__ = ["DAY_MS", "WINDOW", "DailyBacktest", "DayResult"]
+__all__ = ["DAY_MS", "WINDOW", "DailyBacktest", "DayResult", "Forecaster"]
+
+Forecaster: TypeAlias = tuple[str, float]
+"""What forecasts: a method of VaR and a level."""
 
 DAY_MS: Final = 86_400_000
 """Length of a day."""
@@ -26,10 +29,14 @@ WINDOW: Final = 250
 
 @dataclass(frozen=True, slots=True)
 class DayResult:
-    """One day of one firm at one level; money in base units, P&L positive for a gain."""
+    """One day of one firm by one method at one level.
+
+    Money is in base units, P&L positive for a gain; `day` counts from 1970.
+    """
 
     firm: str
     day: int
+    method: str
     level: float
     forecast: float
     pnl: float
@@ -40,8 +47,8 @@ class DayResult:
 class DailyBacktest:
     """Forecasts and hits of the firms of a shard."""
 
-    def __init__(self, levels: tuple[float, ...]) -> None:
-        self._levels = levels
+    def __init__(self, forecasters: tuple[Forecaster, ...]) -> None:
+        self._forecasters = forecasters
         self._day = -1
         self._forecasts: dict[str, tuple[float, list[float]]] = {}
         self._hits: dict[str, list[list[int]]] = {}
@@ -58,7 +65,7 @@ class DailyBacktest:
         Args:
             event_time_ms: of the event that begins the day.
             pnl: total P&L of each firm since its beginning, as of now.
-            value_at_risk: of each firm, one number for each level; empty when there is none yet.
+            value_at_risk: of each firm, one number for each forecaster; empty when there is none.
         """
         ended, self._day = self._day, event_time_ms // DAY_MS
         results = []
@@ -70,11 +77,13 @@ class DailyBacktest:
                 history = self._hits.setdefault(firm, [])
                 history.append(hits)
                 del history[:-WINDOW]
-                for place, (level, forecast) in enumerate(zip(self._levels, began[1], strict=True)):
-                    column = np.array([row[place] for row in history], np.bool_)
+                table = np.array(history, np.bool_)
+                for place, (method, level) in enumerate(self._forecasters):
+                    column = table[:, place]
                     report = backtest(len(column), int(column.sum()), level, column)
+                    forecast, hit = began[1][place], bool(hits[place])
                     results.append(
-                        DayResult(firm, ended, level, forecast, change, bool(hits[place]), report)
+                        DayResult(firm, ended, method, level, forecast, change, hit, report)
                     )
             risk = value_at_risk.get(firm, [])
             if risk:
@@ -87,7 +96,7 @@ class DailyBacktest:
         """Return the whole state; `restore` of it continues to the bit."""
         return json.dumps(
             {
-                "levels": self._levels,
+                "forecasters": self._forecasters,
                 "day": self._day,
                 "forecasts": self._forecasts,
                 "hits": self._hits,
@@ -95,12 +104,13 @@ class DailyBacktest:
         ).encode()
 
     @staticmethod
-    def restore(levels: tuple[float, ...], blob: bytes) -> DailyBacktest:
-        """Return what `snapshot` described; other levels than then begin their history anew."""
+    def restore(forecasters: tuple[Forecaster, ...], blob: bytes) -> DailyBacktest:
+        """Return what `snapshot` described; with other forecasters the history begins anew."""
         saved = json.loads(blob)
-        daily = DailyBacktest(levels)
+        daily = DailyBacktest(forecasters)
         daily._day = saved["day"]
-        if tuple(saved["levels"]) == levels:
+        # A snapshot from before there were methods has `levels` in its place.
+        if [tuple(one) for one in saved.get("forecasters", [])] == list(forecasters):
             daily._forecasts = {
                 firm: (pnl, risk) for firm, (pnl, risk) in saved["forecasts"].items()
             }

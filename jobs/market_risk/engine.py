@@ -29,10 +29,11 @@ from jobs.market_risk.measures import (
     ShockTails,
     measure_groups,
 )
+from jobs.market_risk.methods import METHODS, MethodKit, StreamMethod
 from jobs.market_risk.names import Names
 from jobs.market_risk.positions import AppliedFills, PositionBook
 from jobs.market_risk.reference import FxTable, Instrument
-from jobs.market_risk.revaluation import option_pnl
+from jobs.market_risk.revaluation import GREEKS, UnitGreeks, option_pnl, unit_greeks
 from jobs.market_risk.stress import Scenario, ScenarioSet
 from schemas.columns import StringColumn
 
@@ -43,7 +44,11 @@ _UNKNOWN_SCALE: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Settings of the engine; `equity` is each firm's, in base units, for leverage."""
+    """Settings of the engine; `equity` is each firm's, in base units, for leverage.
+
+    `methods` are those of VaR beside the plain one, which measures and limits go by;
+    `simulated` is the number of Monte Carlo scenarios.
+    """
 
     base_currency: str = "USD"
     mark_at: str = "mid"
@@ -52,6 +57,8 @@ class EngineConfig:
     material_move: float = 0.0001
     equity: float = 100_000_000.0
     retained_fill_ids: int = 1_000_000
+    methods: tuple[StreamMethod, ...] = METHODS
+    simulated: int = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,10 @@ class Evaluation:
     fifo_realised: NDArray[np.int64]
     fifo_unrealised: NDArray[np.int64]
     component_var: NDArray[np.float64]
+    component_es: NDArray[np.float64]
+    greeks: UnitGreeks
+    """Of each position, in base units; `group_greeks` are the sums by group."""
+    group_greeks: UnitGreeks
     groups: GroupMeasures
     grouping: Grouping
     stress_ids: tuple[str, ...]
@@ -120,6 +131,17 @@ class _Described:
     rates: NDArray[np.int64]
     multiplier: NDArray[np.int64]
     margin_rate: NDArray[np.float64]
+    liquidity_root: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shocks:
+    matrix: NDArray[np.float64]
+    history: int
+    tails: ShockTails
+    kit: MethodKit | None
+    simulated: NDArray[np.float64]
+    """Monte Carlo shocks of each instrument, (simulated, instruments); none unless needed."""
 
 
 class RiskEngine:
@@ -141,7 +163,7 @@ class RiskEngine:
         self.measured = np.empty(0)  # the marks of the last evaluation
         self.dirty = False
         self._terms_cache: _Described | None = None
-        self._shocks_cache: tuple[NDArray[np.float64], int, ShockTails] | None = None
+        self._shocks_cache: _Shocks | None = None
         self._groups_cache: tuple[NDArray[np.int32], Grouping] | None = None
 
     def put_instrument(self, terms: Instrument) -> None:
@@ -278,8 +300,13 @@ class RiskEngine:
             priced,
         )
         groups, component = measure_groups(
-            grouping, positions, self._market(described, spot), self.config.levels
+            grouping,
+            positions,
+            self._market(described, spot),
+            self.config.levels,
+            self.config.methods,
         )
+        greeks = self._greeks(described, spot, positions)
         self.sequence += 1
         held = quantity * multiplier
         paid = rows.cost / np.power(10.0, scale)
@@ -295,7 +322,10 @@ class RiskEngine:
             mark_ms[instrument],
             fifo_realised,
             np.where(priced, value - fifo_cost, 0),
-            component,
+            component[0],
+            component[1],
+            greeks,
+            UnitGreeks(*(grouping.total_real(getattr(greeks, name)) for name in GREEKS)),
             groups,
             grouping,
             tuple(one.scenario_id for one in self.scenarios.chosen("stress")),
@@ -316,6 +346,7 @@ class RiskEngine:
                 self.fx.rates([item.currency for item in terms]),
                 np.array([item.multiplier for item in terms], np.int64),
                 np.array([item.margin_rate for item in terms]),
+                np.sqrt(np.maximum([item.liquidity_days for item in terms], 1.0)),
             )
             self._shocks_cache = None
         return self._terms_cache
@@ -338,26 +369,51 @@ class RiskEngine:
 
     def _market(self, described: _Described, spot: NDArray[np.float64]) -> Market:
         names = self.instruments.texts
+        terms = described.terms
         if self._shocks_cache is None:
-            shocks, history, _ = self.scenarios.matrix(names, [one.kind for one in described.terms])
-            self._shocks_cache = (
-                shocks,
-                history,
-                ShockTails.of(shocks, history, self.config.levels),
-            )
-        shocks, history, tails = self._shocks_cache
+            self._shocks_cache = self._make_shocks(terms, names)
+        found = self._shocks_cache
         fx = described.rates / 10.0**RATE_SCALE * described.multiplier
-        options, pnl = option_pnl(described.terms, names, spot, shocks, self.event_time_ms)
-        unit_value = np.where(np.isfinite(spot), spot, 0.0) * fx
+        options, pnl = option_pnl(terms, names, spot, found.matrix, self.event_time_ms)
+        simulated = np.zeros((len(found.simulated), 0))
+        if len(options):
+            _, simulated = option_pnl(terms, names, spot, found.simulated, self.event_time_ms)
         return Market(
-            shocks,
-            history,
-            tails,
-            unit_value,
+            found.matrix,
+            found.history,
+            found.tails,
+            np.where(np.isfinite(spot), spot, 0.0) * fx,
             options,
             pnl * fx[options],
+            simulated * fx[options],
             described.margin_rate,
+            described.liquidity_root,
+            found.kit,
         )
+
+    def _make_shocks(self, terms: list[Instrument], names: tuple[str, ...]) -> _Shocks:
+        shocks, history, _ = self.scenarios.matrix(names, [one.kind for one in terms])
+        kit = MethodKit.of(history, self.config.simulated) if history >= 2 else None
+        simulated = np.zeros((0, len(names)))
+        if kit is not None:
+            simulated = np.zeros((len(kit.draws), len(names)))
+            # Only underlyings of options need shocks; all else is drawn as P&L.
+            under = sorted(
+                {names.index(str(one.underlying_id)) for one in terms
+                 if one.is_option and one.underlying_id in names}
+            )  # fmt: skip
+            simulated[:, under] = np.maximum(kit.draws @ shocks[:history, under], -1.0)
+        return _Shocks(
+            shocks, history, ShockTails.of(shocks, history, self.config.levels), kit, simulated
+        )
+
+    def _greeks(
+        self, described: _Described, spot: NDArray[np.float64], positions: PositionMoney
+    ) -> UnitGreeks:
+        unit = unit_greeks(described.terms, self.instruments.texts, spot, self.event_time_ms)
+        fx = described.rates / 10.0**RATE_SCALE * described.multiplier
+        held = positions.quantity * fx[positions.instrument]
+        return UnitGreeks(*(getattr(unit, name)[positions.instrument] * held for name in GREEKS))
 
     def _check_limits(
         self, groups: GroupMeasures, grouping: Grouping

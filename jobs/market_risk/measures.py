@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from jobs.market_risk.exposure import BASE_SCALE
 from jobs.market_risk.grouping import Grouping
+from jobs.market_risk.methods import MethodKit, StreamMethod, method_risk
 from jobs.market_risk.portfolio import fast_tail_risk
 from jobs.market_risk.value_at_risk import tail_scenarios
 
@@ -54,7 +55,8 @@ class Market:
 
     `unit_value` is the base money one unit is worth, 0 when unknown. Columns of `options` are
     replaced by `option_pnl`, the base P&L of one unit under each scenario, shape (scenarios,
-    options).
+    options); `simulated_option_pnl` is the same for the Monte Carlo scenarios of `kit`.
+    `liquidity_root` is the square root of the days it takes to leave each instrument, 1 or more.
     """
 
     shocks: NDArray[np.float64]
@@ -63,7 +65,11 @@ class Market:
     unit_value: NDArray[np.float64]
     options: NDArray[np.int64]
     option_pnl: NDArray[np.float64]
+    simulated_option_pnl: NDArray[np.float64]
     margin_rate: NDArray[np.float64]
+    liquidity_root: NDArray[np.float64]
+    kit: MethodKit | None
+    """None while there are fewer than two historical scenarios."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,8 @@ class GroupMeasures:
 
     `var` and `expected_shortfall` have shape (levels, g), or (0, g) while there are fewer than two
     historical scenarios; `stress` has shape (stress scenarios, g). `quantity` is the signed sum
-    over positions, of use for single instruments.
+    over positions, of use for single instruments. `method_var` and `method_shortfall` are by each
+    of the chosen methods, shape (methods, levels, w), of the w groups after the single instruments.
     """
 
     gross: NDArray[np.int64]
@@ -100,6 +107,8 @@ class GroupMeasures:
     expected_shortfall: NDArray[np.float64]
     stress: NDArray[np.float64]
     margin: NDArray[np.float64]
+    method_var: NDArray[np.float64]
+    method_shortfall: NDArray[np.float64]
 
 
 def measure_groups(
@@ -107,11 +116,13 @@ def measure_groups(
     positions: PositionMoney,
     market: Market,
     levels: tuple[float, ...],
+    methods: tuple[StreamMethod, ...] = ("plain",),
 ) -> tuple[GroupMeasures, NDArray[np.float64]]:
-    """Measure every group; also return each position's share of its firm's VaR at the last level.
+    """Measure every group; also return each position's share of its firm's VaR and shortfall.
 
-    The shares are Euler's: they sum to the VaR of the firm. Margin is the worst scenario loss, at
-    least each position's gross value times its instrument's margin rate.
+    The shares, shape (2, positions), are Euler's at the last level by the plain method: they sum to
+    the VaR and the shortfall of the firm. Margin is the worst scenario loss, at least each
+    position's gross value times its instrument's margin rate.
     """
     quantity, instrument = positions.quantity, positions.instrument
     gross = grouping.total(np.abs(positions.value))
@@ -120,16 +131,19 @@ def measure_groups(
     )
     units = grouping.total_real(quantity)
     single = _singles(grouping, units, market, levels)
-    pnl = _portfolio_pnl(grouping, positions, market)
+    held, linear = _holdings(grouping, positions, market)
+    pnl = market.shocks @ linear + market.option_pnl @ held
     past = pnl[: market.history]
     var, shortfall = single[0], single[1]
-    component = np.zeros(len(quantity))
+    component = np.zeros((2, len(quantity)))
+    by_method = np.zeros((2, len(methods), 0, pnl.shape[1]))
     if market.history >= 2:
         more_var, more_shortfall = fast_tail_risk(past, levels)
         var = np.concatenate([var, more_var], axis=1)
         shortfall = np.concatenate([shortfall, more_shortfall], axis=1)
         firm = grouping.member[3] - grouping.instruments
         component = _components(firm, past, positions, market, levels[-1])
+        by_method = _by_method(methods, levels, market, past, held, linear)
     else:
         var = shortfall = np.zeros((0, len(grouping.names)))
     worst = np.maximum(-pnl.min(axis=0), 0.0) if len(pnl) else np.zeros(pnl.shape[1])
@@ -146,6 +160,8 @@ def measure_groups(
         expected_shortfall=shortfall,
         stress=np.concatenate([single[3], pnl[market.history :]], axis=1),
         margin=np.maximum(np.concatenate([single[2], worst]), floor),
+        method_var=by_method[0],
+        method_shortfall=by_method[1],
     )
     return measures, component
 
@@ -176,19 +192,45 @@ def _singles(
     return var, shortfall, worst, stress
 
 
-def _portfolio_pnl(
+def _holdings(
     grouping: Grouping, positions: PositionMoney, market: Market
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Units of each option, and money in everything else, by group after the single ones.
     count = len(grouping.names) - grouping.instruments
     held = np.zeros((len(market.unit_value), count))
     for groups in grouping.member[1:]:
         np.add.at(held, (positions.instrument, groups - grouping.instruments), positions.quantity)
     linear = held * market.unit_value[:, None]
     linear[market.options] = 0.0
-    pnl: NDArray[np.float64] = market.shocks @ linear
-    if len(market.options):
-        pnl += market.option_pnl @ held[market.options]
-    return pnl
+    return held[market.options], linear
+
+
+def _by_method(
+    methods: tuple[StreamMethod, ...],
+    levels: tuple[float, ...],
+    market: Market,
+    past: NDArray[np.float64],
+    held: NDArray[np.float64],
+    linear: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    found = np.zeros((2, len(methods), len(levels), past.shape[1]))
+    if market.kit is None:
+        return found
+    shocks, options = market.shocks[: market.history], market.option_pnl[: market.history]
+    simulated = liquid = past[:0]
+    if "montecarlo" in methods:
+        # Without options a draw of shocks is the same draw of P&L.
+        straight = past - options @ held if len(held) else past
+        simulated = market.kit.draws @ straight + market.simulated_option_pnl @ held
+    if "liquidity" in methods:
+        root = market.liquidity_root
+        liquid = past
+        if np.any(root != 1):
+            liquid = shocks @ (linear * root[:, None])
+            liquid = liquid + options @ (held * root[market.options][:, None])
+    for place, method in enumerate(methods):
+        found[:, place] = method_risk(method, market.kit, levels, past, simulated, liquid)
+    return found
 
 
 def _components(
@@ -199,13 +241,14 @@ def _components(
     level: float,
 ) -> NDArray[np.float64]:
     weights = np.full(len(past), 1 / len(past))
-    component = np.zeros(len(positions.quantity))
+    component = np.zeros((2, len(positions.quantity)))
     for group in np.unique(firm).tolist():
-        order, at_quantile, _ = tail_scenarios(past[:, group], weights, level)
-        rows = np.flatnonzero(at_quantile)
-        loss = -(at_quantile[rows] @ market.shocks[order[rows]]) * market.unit_value
-        if len(market.options):
-            loss[market.options] = -(at_quantile[rows] @ market.option_pnl[order[rows]])
+        order, *functionals = tail_scenarios(past[:, group], weights, level)
         mine = firm == group
-        component[mine] = loss[positions.instrument[mine]] * positions.quantity[mine]
+        for place, functional in enumerate(functionals):
+            rows = np.flatnonzero(functional)
+            loss = -(functional[rows] @ market.shocks[order[rows]]) * market.unit_value
+            if len(market.options):
+                loss[market.options] = -(functional[rows] @ market.option_pnl[order[rows]])
+            component[place, mine] = loss[positions.instrument[mine]] * positions.quantity[mine]
     return component

@@ -110,6 +110,8 @@ class MarketParts:
             chosen.material_move,
             chosen.equity_minor / 100,
             chosen.retained_fill_ids,
+            chosen.var_methods,
+            chosen.monte_carlo_scenarios,
         )
 
     def warm(self) -> None:

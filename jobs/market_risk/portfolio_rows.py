@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from jobs.market_risk.backtest import LikelihoodRatio
 from jobs.market_risk.exposure import BASE_SCALE
 from jobs.market_risk.intake import Topic, rows_of
+from jobs.market_risk.revaluation import GREEKS
 from jobs.market_risk.tables import Table, packed_rows
 from schemas.columns import StringColumn
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from jobs.market_risk.grouping import GroupName
     from jobs.market_risk.intake import MarketBatch
     from jobs.market_risk.limits import Limit, Status
+    from jobs.market_risk.revaluation import UnitGreeks
 
 __all__ = ["EvaluationRows", "fill_rows", "forecast_rows"]
 
@@ -61,11 +64,15 @@ def forecast_rows(days: Sequence[DayResult], stamp: int) -> bytes:
     """Return the packet of days that were judged."""
     text = StringColumn.from_texts
     reports = [day.report for day in days]
-    independence = [report.independence for report in reports]
+    unknown = LikelihoodRatio(0.0, 0, 1.0)
+    independence = [report.independence or unknown for report in reports]
+    coverage = [report.conditional_coverage or unknown for report in reports]
+    lights = [report.traffic_light for report in reports]
     return packed_rows(
         Table.FORECASTS,
         {
             "firm_id": text([day.firm for day in days]),
+            "method": text([day.method for day in days]),
             "level": np.array([day.level for day in days]),
             "day_ms": np.array([day.day * 86_400_000 for day in days]),
             "forecast": np.array([day.forecast for day in days]),
@@ -75,9 +82,14 @@ def forecast_rows(days: Sequence[DayResult], stamp: int) -> bytes:
             "exceptions": np.array([report.exceptions for report in reports]),
             "kupiec_lr": np.array([report.kupiec.statistic for report in reports]),
             "kupiec_p": np.array([report.kupiec.p_value for report in reports]),
-            "christoffersen_lr": np.array([one.statistic if one else 0.0 for one in independence]),
-            "christoffersen_p": np.array([one.p_value if one else 1.0 for one in independence]),
-            "zone": text([report.traffic_light.zone for report in reports]),
+            "christoffersen_lr": np.array([one.statistic for one in independence]),
+            "christoffersen_p": np.array([one.p_value for one in independence]),
+            "coverage_lr": np.array([one.statistic for one in coverage]),
+            "coverage_p": np.array([one.p_value for one in coverage]),
+            "zone": text([light.zone for light in lights]),
+            "multiplier_increase": np.array(
+                [light.multiplier_increase for light in lights], np.float64
+            ),
             "evaluated_at_ms": stamp,
         },
         len(days),
@@ -170,6 +182,9 @@ def _positions(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[
             "fifo_unrealised": found.fifo_unrealised[rows] / _BASE,
             "fees": money.fees[rows] / _BASE,
             "component_var": found.component_var[rows],
+            "component_es": found.component_es[rows],
+            "marginal_var": _marginal(found, rows),
+            **_greeks(found.greeks, rows),
             "priced": money.priced[rows],
             "event_time_ms": found.event_time_ms,
             "sequence": found.sequence,
@@ -201,6 +216,7 @@ def _measures(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[n
                 "value_at_risk": var[rows],
                 "expected_shortfall": shortfall[rows],
                 "margin": groups.margin[rows],
+                **_greeks(found.group_greeks, rows),
                 "positions": groups.positions[rows],
                 "unpriced": groups.unpriced[rows],
                 "sequence": found.sequence,
@@ -213,21 +229,7 @@ def _measures(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[n
     # batch.
     wide = rows[rows >= found.grouping.instruments]
     who = _who(names, wide)
-    packets += [
-        packed_rows(
-            Table.VAR,
-            {
-                **who,
-                "level": level,
-                "bucket_ms": bucket,
-                "value_at_risk": groups.var[place, wide],
-                "expected_shortfall": groups.expected_shortfall[place, wide],
-                "evaluated_at_ms": stamp,
-            },
-            len(wide),
-        )
-        for place, level in enumerate(engine.config.levels[: len(groups.var)])
-    ]
+    packets.append(_var(engine, found, stamp, wide))
     packets += [
         packed_rows(
             Table.STRESS,
@@ -242,6 +244,40 @@ def _measures(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[n
         for place, scenario in enumerate(found.stress_ids)
     ]
     return b"".join(packets)
+
+
+def _var(engine: RiskEngine, found: Evaluation, stamp: int, wide: NDArray[np.intp]) -> bytes:
+    # Method, level, group: the order in which the arrays are laid out.
+    place = wide - found.grouping.instruments
+    groups, levels = found.groups, engine.config.levels[: len(found.groups.var)]
+    if not levels:
+        return b""
+    methods = engine.config.methods
+    each, count = len(levels) * len(wide), len(methods) * len(levels) * len(wide)
+    column = np.tile(np.repeat(levels, len(wide)), len(methods))
+    return packed_rows(
+        Table.VAR,
+        {
+            **_who(found.grouping.names, np.tile(wide, len(methods) * len(levels))),
+            "method": StringColumn.from_texts([name for name in methods for _ in range(each)]),
+            "level": column,
+            "bucket_ms": found.event_time_ms // _BUCKET_MS * _BUCKET_MS,
+            "value_at_risk": groups.method_var[:, :, place].ravel(),
+            "expected_shortfall": groups.method_shortfall[:, :, place].ravel(),
+            "evaluated_at_ms": stamp,
+        },
+        count,
+    )
+
+
+def _marginal(found: Evaluation, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    value = found.positions.value[rows] / _BASE
+    blank = np.full(len(rows), np.nan)
+    return np.divide(found.component_var[rows], value, out=blank, where=value != 0)
+
+
+def _greeks(greeks: UnitGreeks, rows: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
+    return {name: getattr(greeks, name)[rows] for name in GREEKS}
 
 
 def _who(names: Sequence[GroupName], rows: NDArray[np.intp]) -> dict[str, StringColumn]:

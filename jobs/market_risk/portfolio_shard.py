@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.market_risk.daily import DailyBacktest, DayResult
+from jobs.market_risk.daily import DailyBacktest, DayResult, Forecaster
 from jobs.market_risk.engine import EngineConfig, Evaluation, FillColumns, MarkColumns, RiskEngine
 from jobs.market_risk.engine_state import (
     pack_parts,
@@ -19,6 +19,7 @@ from jobs.market_risk.engine_state import (
 from jobs.market_risk.exposure import BASE_SCALE
 from jobs.market_risk.intake import Part, Topic
 from jobs.market_risk.limits import Limit
+from jobs.market_risk.measures import GroupMeasures
 from jobs.market_risk.positions import AppliedFills
 from jobs.market_risk.reference import Instrument
 from jobs.market_risk.stress import Scenario
@@ -31,7 +32,7 @@ class PortfolioShard:
 
     def __init__(self, config: EngineConfig) -> None:
         self.engine = RiskEngine(config)
-        self.daily = DailyBacktest(config.levels)
+        self.daily = DailyBacktest(_forecasters(config))
 
     def begin(self, event_time_ms: NDArray[np.int64]) -> list[DayResult]:
         """Judge the day that ended if these events begin another; call it before them."""
@@ -47,7 +48,7 @@ class PortfolioShard:
             if scope == "firm":
                 total = groups.realised[place] + groups.unrealised[place] - groups.fees[place]
                 pnl[firm] = int(total) / base
-                risk[firm] = groups.var[:, place].tolist()
+                risk[firm] = self._forecasts(groups, place - measured.grouping.instruments)
         return self.daily.roll(newest, pnl, risk)
 
     def add_fills(self, fills: Part) -> tuple[AppliedFills, NDArray[np.bool_]]:
@@ -115,5 +116,13 @@ class PortfolioShard:
         engine, daily = unpack_parts(blob)
         shard = PortfolioShard(config)
         shard.engine = restore_engine(config, engine)
-        shard.daily = DailyBacktest.restore(config.levels, daily)
+        shard.daily = DailyBacktest.restore(_forecasters(config), daily)
         return shard
+
+    def _forecasts(self, groups: GroupMeasures, place: int) -> list[float]:
+        found: list[float] = groups.method_var[:, :, place].ravel().tolist()
+        return found
+
+
+def _forecasters(config: EngineConfig) -> tuple[Forecaster, ...]:
+    return tuple((method, level) for method in config.methods for level in config.levels)

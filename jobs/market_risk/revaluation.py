@@ -1,16 +1,69 @@
-"""What one unit of each option gains or loses under each scenario, revalued in full."""
+"""Options revalued in full under each scenario, and the Greeks of one unit of anything."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.market_risk.options import OptionTerms, revalue
+from jobs.market_risk.options import OptionTerms, greeks, revalue
 from jobs.market_risk.reference import YEAR_MS, Instrument
 
-__all__ = ["option_pnl", "option_terms"]
+__all__ = ["GREEKS", "UnitGreeks", "option_pnl", "option_terms", "unit_greeks"]
+
+GREEKS: Final = ("delta", "gamma", "vega", "theta", "rho")
+"""Fields of `UnitGreeks`, in order."""
+
+_DAYS: Final = 365
+"""Theta is shown for one day of the year that options count (actual/365)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitGreeks:
+    """Sensitivities of one unit of each instrument, in money of its own currency.
+
+    Attributes:
+        delta: money in the underlying that moves as much: the price itself, of what is no option.
+        gamma: change of `delta` as the underlying rises by 1 %.
+        vega: gain as volatility rises by one point (0.01).
+        theta: gain as a day passes.
+        rho: gain as the rate rises by one point (0.01).
+    """
+
+    delta: NDArray[np.float64]
+    gamma: NDArray[np.float64]
+    vega: NDArray[np.float64]
+    theta: NDArray[np.float64]
+    rho: NDArray[np.float64]
+
+
+def unit_greeks(
+    terms: Sequence[Instrument], names: Sequence[str], spot: NDArray[np.float64], now_ms: int
+) -> UnitGreeks:
+    """Return the Greeks of one unit of each instrument; unknown prices give zeros.
+
+    Arguments as of `option_pnl`. An option without terms or without a price of its underlying
+    counts as its own underlying, as it does for VaR.
+    """
+    rows = np.zeros((5, len(terms)))
+    rows[0] = np.where(np.isfinite(spot), spot, 0.0)
+    options, under = _revaluable(terms, names, spot)
+    if len(options):
+        chosen = [terms[index] for index in options.tolist()]
+        at = spot[under]
+        volatility = np.array([item.volatility for item in chosen])
+        found = greeks(at, volatility, option_terms(chosen, now_ms))
+        rows[:, options] = (
+            found.delta * at,
+            found.gamma * at * at / 100,
+            found.vega / 100,
+            found.theta / _DAYS,
+            found.rho / 100,
+        )
+    return UnitGreeks(*rows)
 
 
 def option_pnl(
@@ -33,21 +86,13 @@ def option_pnl(
         shocks: relative price changes, shape (scenarios, instruments).
         now_ms: event time, for the time to expiry.
     """
-    found = [index for index, item in enumerate(terms) if item.is_option]
-    if not found:
-        return np.empty(0, np.int64), np.empty((len(shocks), 0))
-    place = {name: index for index, name in enumerate(names)}
-    found = [
-        index
-        for index in found
-        if np.isfinite(spot[place.get(str(terms[index].underlying_id), index)])
-        and str(terms[index].underlying_id) in place
-    ]
-    chosen = [terms[index] for index in found]
-    under = np.array([place[str(item.underlying_id)] for item in chosen], np.int64)
+    found, under = _revaluable(terms, names, spot)
+    if not len(found):
+        return found, np.empty((len(shocks), 0))
+    chosen = [terms[index] for index in found.tolist()]
     volatility = np.array([item.volatility for item in chosen])
     pnl = revalue(spot[under], volatility, option_terms(chosen, now_ms), shocks[:, under])
-    return np.array(found, np.int64), pnl
+    return found, pnl
 
 
 def option_terms(options: Sequence[Instrument], now_ms: int) -> OptionTerms:
@@ -60,3 +105,19 @@ def option_terms(options: Sequence[Instrument], now_ms: int) -> OptionTerms:
         np.array([item.dividend_yield for item in options]),
         np.array([item.right == "call" for item in options], np.bool_),
     )
+
+
+def _revaluable(
+    terms: Sequence[Instrument], names: Sequence[str], spot: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    # The options with terms and a price of their underlying, and those underlyings.
+    options = [index for index, item in enumerate(terms) if item.is_option]
+    place = {name: index for index, name in enumerate(names)} if options else {}
+    pairs = [
+        (index, place[str(terms[index].underlying_id)])
+        for index in options
+        if str(terms[index].underlying_id) in place
+    ]
+    pairs = [pair for pair in pairs if np.isfinite(spot[pair[1]])]
+    found = np.array(pairs, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]

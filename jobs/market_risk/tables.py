@@ -1,4 +1,4 @@
-"""The tables of the market risk job and how their rows are packed (connectors/ddl/0101)."""
+"""The tables of the market risk job and how their rows are packed (connectors/ddl/0101, 0102)."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ LAYOUTS: Final[dict[Table, tuple[str, RowBinaryLayout]]] = {
             [
                 *_columns("quantity average_price mark value realised unrealised", _REAL),
                 *_columns("fifo_realised fifo_unrealised fees component_var", _REAL),
+                *_columns("component_es marginal_var delta gamma vega theta rho", _REAL),
                 *_columns("mark_ms event_time_ms sequence evaluated_at_ms", _WHOLE),
                 ("priced", "Bool"),
                 *_columns("firm_id desk_id account_id instrument_id", "String"),
@@ -90,6 +91,7 @@ LAYOUTS: Final[dict[Table, tuple[str, RowBinaryLayout]]] = {
             [
                 *_columns("gross net leverage realised unrealised fees pnl", _REAL),
                 *_columns("value_at_risk expected_shortfall margin", _REAL),
+                *_columns("delta gamma vega theta rho", _REAL),
                 *_columns("bucket_ms positions unpriced sequence evaluated_at_ms", _WHOLE),
                 *_columns("firm_id scope scope_id", "String"),
             ]
@@ -101,7 +103,7 @@ LAYOUTS: Final[dict[Table, tuple[str, RowBinaryLayout]]] = {
             [
                 *_columns("level value_at_risk expected_shortfall", _REAL),
                 *_columns("bucket_ms evaluated_at_ms", _WHOLE),
-                *_columns("firm_id scope scope_id", "String"),
+                *_columns("firm_id scope scope_id method", "String"),
             ]
         ),
     ),
@@ -132,10 +134,11 @@ LAYOUTS: Final[dict[Table, tuple[str, RowBinaryLayout]]] = {
         RowBinaryLayout(
             [
                 *_columns("level forecast pnl kupiec_lr kupiec_p", _REAL),
-                *_columns("christoffersen_lr christoffersen_p", _REAL),
+                *_columns("christoffersen_lr christoffersen_p coverage_lr coverage_p", _REAL),
+                ("multiplier_increase", _REAL),
                 *_columns("day_ms observations exceptions evaluated_at_ms", _WHOLE),
                 ("exception", "Bool"),
-                *_columns("firm_id zone", "String"),
+                *_columns("firm_id method zone", "String"),
             ]
         ),
     ),

@@ -242,11 +242,17 @@ def test_margin_is_the_worst_scenario_but_never_below_its_floor():
 
 
 def test_a_day_is_judged_by_the_forecast_it_began_with():
-    daily = DailyBacktest((0.95,))
-    assert daily.roll(10 * DAY_MS, {"F": 100.0}, {"F": [50.0]}) == []
+    chosen = (("plain", 0.95), ("age", 0.95))
+    daily = DailyBacktest(chosen)
+    assert daily.roll(10 * DAY_MS, {"F": 100.0}, {"F": [50.0, 65.0]}) == []
     assert not daily.crosses(11 * DAY_MS - 1)
-    (first,) = daily.roll(11 * DAY_MS, {"F": 40.0}, {"F": [70.0]})
+    first, other = daily.roll(11 * DAY_MS, {"F": 40.0}, {"F": [70.0, 70.0]})
     assert (first.day, first.forecast, first.pnl, first.exception) == (10, 50.0, -60.0, True)
-    daily = DailyBacktest.restore((0.95,), daily.snapshot())
-    (second,) = daily.roll(12 * DAY_MS, {"F": 0.0}, {"F": [70.0]})
+    assert (other.method, other.forecast, other.exception) == ("age", 65.0, False)
+    daily = DailyBacktest.restore(chosen, daily.snapshot())
+    second, other = daily.roll(12 * DAY_MS, {"F": 0.0}, {"F": [70.0, 70.0]})
     assert (second.exception, second.report.observations, second.report.exceptions) == (False, 2, 1)
+    assert other.report.exceptions == 0
+    # Forecasts of other methods than before cannot be judged together with them.
+    fresh = DailyBacktest.restore(chosen[:1], daily.snapshot())
+    assert fresh.roll(13 * DAY_MS, {"F": -99.0}, {"F": [1.0]}) == []
