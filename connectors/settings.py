@@ -141,6 +141,8 @@ class FlinkSettings(_Section):
     """Which cluster runs the jobs, and the shape of a job on it.
 
     `shards` is fixed for the life of a job's state; any parallelism that divides it is balanced.
+    `transaction_timeout_ms` must cover a checkpoint and the longest time that the job may be away:
+    what an exactly-once job wrote in a transaction that the broker ended meanwhile is gone.
     """
 
     rest_url: str | None = None
@@ -152,6 +154,7 @@ class FlinkSettings(_Section):
     checkpoint_timeout_ms: Positive = 60_000
     checkpoint_directory: str | None = None
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
+    transaction_timeout_ms: Positive = 10 * 60_000
     batch_ms: Positive = 5
     batch_bytes: Positive = 256 * 1024
     max_event_time_drift_ms: Positive = 12 * 3_600_000

@@ -49,8 +49,6 @@ ROWS_BYTES: Final = 32 * 1024 * 1024
 # partition gets at most the allowed drift ahead, so at 200 ms a replay of three days a second stood
 # still for most of the time (7,000 events/s of 17,000).
 ALIGNMENT_UPDATE_MS: Final = 20
-# The broker ends a transaction that outlives this: it has to cover a checkpoint and a restart.
-TRANSACTION_TIMEOUT_MS: Final = 10 * 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +217,7 @@ class JobGraph:
                 # A dead letter is larger than the record that it holds.
                 "max.request.size": str(17 * 1024 * 1024),
                 "compression.type": "lz4",
-                "transaction.timeout.ms": str(TRANSACTION_TIMEOUT_MS),
+                "transaction.timeout.ms": str(self._flink.transaction_timeout_ms),
             }
             for key, value in properties.items():
                 builder = builder.setProperty(key, value)
