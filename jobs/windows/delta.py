@@ -52,7 +52,7 @@ CHUNK_VERSION: Final = 1
 _MAGIC: Final = b"RSWL"
 _HEADER: Final = struct.Struct("<4sBBHIIqq")
 # Level 1 packs about 400 MB/s; higher levels cost the fold more time than they save in bytes.
-_COMPRESS: Final = zstandard.ZstdCompressor(level=1)
+COMPRESSION_LEVEL: Final = 1
 
 UPGRADES: Final[dict[int, Callable[[bytes], bytes]]] = {}
 """From each older version of the body to the next."""
@@ -108,7 +108,9 @@ def encode_chunk(chunk: Chunk, table: bytes | None = None, compress: bool = Fals
     body = b"".join(parts)
     size = len(body)
     if compress:
-        body = _COMPRESS.compress(body)
+        # One compressor a call: it lets go of the GIL while it works on memory of its own, and the
+        # tasks of a TaskManager share this module. Shared, it crashed TaskManagers.
+        body = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(body)
     header = _HEADER.pack(
         _MAGIC,
         CHUNK_VERSION,

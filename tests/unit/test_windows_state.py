@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,40 @@ def test_folded_chunks_give_back_the_same_rows() -> None:
     assert np.array_equal(again.raw, chunk.raw)
     assert again.keys.tobytes() == chunk.keys.tobytes()
     assert again.fields == chunk.fields
+
+
+def test_tasks_of_one_process_fold_at_the_same_time() -> None:
+    """A compressor that several threads shared crashed the whole TaskManager."""
+    chunk = decode_chunk(chunk_of_rows())
+    chunks = []
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        rows = np.sort(random.integers(0, len(chunk), 20_000))
+        ends = np.cumsum(chunk.key_length)
+        keys = np.concatenate(
+            [chunk.keys[ends[row] - chunk.key_length[row] : ends[row]] for row in rows.tolist()]
+        )
+        chunks.append(
+            replace(
+                chunk,
+                kind=chunk.kind[rows],
+                valid=chunk.valid[rows],
+                key_length=chunk.key_length[rows],
+                time_ms=random.integers(0, 1 << 40, len(rows)),
+                id_hash=random.integers(0, 1 << 40, len(rows)),
+                label=chunk.label[rows],
+                raw=np.ascontiguousarray(chunk.raw[:, rows]),
+                keys=keys,
+            )
+        )
+
+    def there_and_back(number: int) -> bool:
+        mine = chunks[number % len(chunks)]
+        again = decode_chunk(encode_chunk(mine, compress=True))
+        return np.array_equal(again.time_ms, mine.time_ms) and np.array_equal(again.raw, mine.raw)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(there_and_back, range(64)))
 
 
 def test_warming_twice_is_harmless() -> None:
