@@ -189,10 +189,14 @@ class SchemaSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """Where models are kept (a folder or any fsspec URL) and what a candidate may cost."""
+    """Where models are kept (a folder or any fsspec URL) and what a candidate may cost.
+
+    Commands let the job load a model for `prepare_ms` before they order it into use.
+    """
 
     registry: str = "file:.riskstream/models"
     latency_budget_us: Positive = 50_000
+    prepare_ms: Annotated[int, Field(ge=0)] = 2_000
     mlflow_uri: str | None = None
 
 

@@ -14,9 +14,11 @@ __all__ = [
     "SCORED_TABLE",
     "SCORED_VIEW",
     "SCORE_FLAGS",
+    "SHADOW_TABLE",
     "control_layout",
     "label_layout",
     "scored_layout",
+    "shadow_layout",
 ]
 
 SCORED_TABLE: Final = "scored_transactions_raw"
@@ -30,6 +32,9 @@ LABELS_TABLE: Final = "labels_raw"
 
 CONTROL_TABLE: Final = "control_outcomes"
 """What each shard made of each control record."""
+
+SHADOW_TABLE: Final = "shadow_scores_raw"
+"""Scores of models that do not decide; read them through the view `shadow_scores`."""
 
 DECISIONS: Final = ("approve", "review", "block")
 """Decisions; the code in the table is the position."""
@@ -115,6 +120,22 @@ def control_layout() -> RowBinaryLayout:
             ("issued_by", "String"),
             ("outcome", "LowCardinality(String)"),
             ("detail", "String"),
+            ("kafka_topic", "LowCardinality(String)"),
+        ]
+    )
+
+
+def shadow_layout() -> RowBinaryLayout:
+    """Return how the score of a model that does not decide is packed."""
+    return RowBinaryLayout(
+        [
+            ("event_time_ms", "Int64"),
+            ("score", "Float64"),
+            ("kafka_partition", "Int32"),
+            ("kafka_offset", "Int64"),
+            ("decided_at_ms", "Int64"),
+            ("event_id", "String"),
+            ("model_version", "LowCardinality(String)"),
             ("kafka_topic", "LowCardinality(String)"),
         ]
     )

@@ -10,6 +10,7 @@ from typing import Any, Final
 __all__ = ["MODEL_CONTROL_KINDS", "ControlRecord", "make_control"]
 
 MODEL_CONTROL_KINDS: Final[tuple[str, ...]] = (
+    "prepare_model",
     "activate_model",
     "shadow_model",
     "challenge_model",
@@ -22,6 +23,9 @@ MODEL_CONTROL_KINDS: Final[tuple[str, ...]] = (
 @dataclass(frozen=True, slots=True)
 class ControlRecord:
     """One control record, field by field as in the Avro contract `control`.
+
+    `prepare_model` loads a model beside those in use and changes nothing: an activation that
+    follows a little later then holds up no event.
 
     Arguments that models know: `share` (challengers: a decimal in (0, 1)), and `route_field` with
     `route_value` (activate, retire: only for events whose field has that value, as in tenant=acme).

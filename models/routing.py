@@ -39,7 +39,15 @@ def unit_interval(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
     return _unit_interval(hashes)
 
 
-@nb.njit(cache=True, nogil=True)  # no signature: batches are read-only arrays, tests' are not
+# Read-only and strided types take any array, so one kernel serves batches and tables.
+_SIGNATURE = nb.types.Array(nb.types.uint64, 1, "C")(
+    nb.types.Array(nb.types.uint8, 1, "A", readonly=True),
+    nb.types.Array(nb.types.int64, 1, "A", readonly=True),
+    nb.types.Array(nb.types.int32, 1, "A", readonly=True),
+)
+
+
+@nb.njit(_SIGNATURE, cache=True, nogil=True)
 def _hash_texts(
     data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int32]
 ) -> NDArray[np.uint64]:

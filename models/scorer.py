@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -101,7 +102,11 @@ class Scores:
 
 
 class ModelCache:
-    """Models loaded in this process, each admitted once for all shards. Safe between threads."""
+    """Models loaded in this process, each admitted once for all shards. Safe between threads.
+
+    A model that one thread is loading is waited for by the others; none of them holds up scoring
+    with models that are already there.
+    """
 
     def __init__(
         self, source: ModelSource, latency_budget_us: int, clock_ns: Callable[[], int]
@@ -111,7 +116,21 @@ class ModelCache:
         self._budget_us = latency_budget_us
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
-        self._loaded: dict[tuple[str, tuple[str, ...]], LoadedModel] = {}
+        self._loaded: dict[tuple[str, tuple[str, ...]], Future[LoadedModel]] = {}
+
+    def prepare(self, version: str, feature_names: tuple[str, ...]) -> None:
+        """Begin to load a model in a thread of its own, so that `get` finds it done.
+
+        A refusal is told by the `get` that follows, which tries again.
+        """
+        future, mine = self._claim((version, feature_names))
+        if mine:
+            threading.Thread(
+                target=self._load,
+                args=(future, version, feature_names),
+                name=f"load {version}",
+                daemon=True,
+            ).start()
 
     def get(self, version: str, feature_names: tuple[str, ...]) -> LoadedModel:
         """Return a model that passed the gate; a refused one is tried again when asked again.
@@ -119,29 +138,53 @@ class ModelCache:
         Raises:
             ModelError: when it is not found or refused.
         """
+        future, mine = self._claim((version, feature_names))
+        if mine:
+            self._load(future, version, feature_names)
+        return future.result()
+
+    def _claim(self, key: tuple[str, tuple[str, ...]]) -> tuple[Future[LoadedModel], bool]:
         with self._lock:
-            key = (version, feature_names)
-            if key not in self._loaded:
-                manifest, data = self._source.load(version)
-                if manifest.version != version:
-                    msg = f"loading {version!r}: its manifest says {manifest.version!r}"
-                    raise ModelRefusedError(msg, "bad_manifest")
-                model = admit(manifest, data, feature_names, self._budget_us, self._clock_ns)
-                # Made here, not at the first alert, where it would delay a decision.
-                model.explainer()
-                self._loaded[key] = model
-            return self._loaded[key]
+            known = self._loaded.get(key)
+            if known is not None and not (known.done() and known.exception() is not None):
+                return known, False
+            self._loaded[key] = Future()
+            return self._loaded[key], True
+
+    def _load(
+        self, future: Future[LoadedModel], version: str, feature_names: tuple[str, ...]
+    ) -> None:
+        try:
+            manifest, data = self._source.load(version)
+            if manifest.version != version:
+                msg = f"loading {version!r}: its manifest says {manifest.version!r}"
+                raise ModelRefusedError(msg, "bad_manifest")
+            model = admit(manifest, data, feature_names, self._budget_us, self._clock_ns)
+            # Made here, not at the first alert, where it would delay a decision.
+            model.explainer()
+        except BaseException as e:
+            future.set_exception(e)
+            return
+        future.set_result(model)
 
 
 class ScoringEngine:
     """Champion, challengers, shadows and routes of one shard."""
 
-    def __init__(self, cache: ModelCache, feature_names: Sequence[str], champion: str) -> None:
+    def __init__(
+        self,
+        cache: ModelCache,
+        feature_names: Sequence[str],
+        champion: str,
+        route_fields: Collection[str] | None = None,
+    ) -> None:
         """Start with one champion; raises ModelError when it is not found or refused.
 
-        `feature_names` are the columns of every matrix that `score` will get.
+        `feature_names` are the columns of every matrix that `score` will get, `route_fields` the
+        fields that a route may name (any when None).
         """
         self._cache = cache
+        self._route_fields = route_fields
         self._names = tuple(feature_names)
         self._set = ActiveSet(champion)
         self._index: dict[str, int] = {}
@@ -218,6 +261,9 @@ class ScoringEngine:
         """
         if control.kind not in MODEL_CONTROL_KINDS:
             return Outcome(False, f"{control.kind!r} does not concern models", "bad_control")
+        if control.kind == "prepare_model":
+            self._cache.prepare(control.subject, self._names)
+            return Outcome(True, "loading beside the models in use", version=control.subject)
         if control.control_id in self._set.applied:
             return Outcome(True, "already applied", version=control.subject)
         try:
@@ -275,7 +321,7 @@ class ScoringEngine:
         subject = control.subject
         applied = (*now.applied, control.control_id)[-_REMEMBERED:]
         if control.kind == "activate_model":
-            route = _route_of(control)
+            route = self._route_of(control)
             if route is not None:
                 kept = tuple(old for old in now.routes if (old.field, old.value) != route)
                 return replace(now, routes=(*kept, Route(*route, subject)), applied=applied)
@@ -294,7 +340,7 @@ class ScoringEngine:
             share = _share_of(control, sum(pair[1] for pair in others))
             return replace(now, challengers=(*others, (subject, share)), applied=applied)
         if control.kind == "retire_model":
-            route = _route_of(control)
+            route = self._route_of(control)
             if route is not None:
                 kept = tuple(old for old in now.routes if (old.field, old.value) != route)
                 return replace(now, routes=kept, applied=applied)
@@ -315,6 +361,21 @@ class ScoringEngine:
             previous=now.previous[:position],
             applied=applied,
         )
+
+    def _route_of(self, control: ControlRecord) -> tuple[str, str] | None:
+        name, value = control.arguments.get("route_field"), control.arguments.get("route_value")
+        if name is None and value is None:
+            return None
+        if not name or not value:
+            msg = (
+                f"{control.kind}: route_field and route_value come together, was {name!r} and "
+                f"{value!r}"
+            )
+            raise ModelRefusedError(msg, "bad_control")
+        if self._route_fields is not None and name not in self._route_fields:
+            msg = f"{control.kind}: route_field {name!r}, was not one of {list(self._route_fields)}"
+            raise ModelRefusedError(msg, "bad_control")
+        return name, value
 
     def _adopt(self, wanted: ActiveSet) -> None:
         # Everything that can fail comes before the first assignment.
@@ -365,18 +426,6 @@ def _without(now: ActiveSet, version: str) -> ActiveSet:
         shadows=_drop(now.shadows, version),
         routes=tuple(route for route in now.routes if route.version != version),
     )
-
-
-def _route_of(control: ControlRecord) -> tuple[str, str] | None:
-    name, value = control.arguments.get("route_field"), control.arguments.get("route_value")
-    if name is None and value is None:
-        return None
-    if not name or not value:
-        msg = (
-            f"{control.kind}: route_field and route_value come together, was {name!r} and {value!r}"
-        )
-        raise ModelRefusedError(msg, "bad_control")
-    return name, value
 
 
 def _share_of(control: ControlRecord, taken: float) -> float:

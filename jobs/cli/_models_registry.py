@@ -29,6 +29,9 @@ __all__ = [
     "show",
 ]
 
+# Orders that need a model which the job may not have loaded yet.
+_LOADING = ("activate_model", "shadow_model", "challenge_model", "rollback_model")
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _dry_run = click.option(
     "--dry-run", is_flag=True, help="Check and print the control record; publish nothing."
@@ -185,15 +188,24 @@ def publish_order(
     dry_run: bool,
 ) -> ControlRecord:
     """Publish a control record about a model and remember it in the registry; return it."""
-    now_ms = time.time_ns() // 1_000_000
-    control = make_control(kind, version, getpass.getuser(), now_ms, arguments)
     if not dry_run:
         from connectors.control import publish_control
         from connectors.local.stack import resolved_settings
 
+        if kind in _LOADING:
+            # The job loads it beside the models in use; the order that follows finds it ready.
+            first = make_control("prepare_model", version, getpass.getuser(), _now_ms())
+            publish_control(resolved_settings(settings), first.to_record())
+            time.sleep(settings.models.prepare_ms / 1000)
+    control = make_control(kind, version, getpass.getuser(), _now_ms(), arguments)
+    if not dry_run:
         publish_control(resolved_settings(settings), control.to_record())
         registry.remember(control)
     return control
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _order(

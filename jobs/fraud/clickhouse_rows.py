@@ -8,9 +8,11 @@ from connectors.tables import (
     CONTROL_TABLE,
     LABELS_TABLE,
     SCORED_TABLE,
+    SHADOW_TABLE,
     control_layout,
     label_layout,
     scored_layout,
+    shadow_layout,
 )
 from jobs.row_tables import RowTables, table_rows
 
@@ -20,11 +22,19 @@ if TYPE_CHECKING:
     from connectors.row_binary import RowBinaryLayout
     from connectors.settings import ClickHouseSettings
 
-__all__ = ["CONTROL_ROWS", "LABEL_ROWS", "SCORED_ROWS", "ClickHouseRows", "table_rows"]
+__all__ = [
+    "CONTROL_ROWS",
+    "LABEL_ROWS",
+    "SCORED_ROWS",
+    "SHADOW_ROWS",
+    "ClickHouseRows",
+    "table_rows",
+]
 
 SCORED_ROWS: Final = 0
 LABEL_ROWS: Final = 1
 CONTROL_ROWS: Final = 2
+SHADOW_ROWS: Final = 3
 """Numbers of the tables in row packets."""
 
 
@@ -41,4 +51,5 @@ class ClickHouseRows(RowTables):
             (SCORED_TABLE, scored_layout(self._feature_names)),
             (LABELS_TABLE, label_layout()),
             (CONTROL_TABLE, control_layout()),
+            (SHADOW_TABLE, shadow_layout()),
         )

@@ -13,11 +13,24 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from connectors.frames import attachments_matrix, kafka_packet, write_frame
-from connectors.row_binary import NameSets
-from connectors.tables import SCORE_FLAGS, control_layout, label_layout, scored_layout
-from jobs.fraud.clickhouse_rows import CONTROL_ROWS, LABEL_ROWS, SCORED_ROWS, table_rows
+from connectors.row_binary import NameSets, PackedValue
+from connectors.tables import (
+    SCORE_FLAGS,
+    control_layout,
+    label_layout,
+    scored_layout,
+    shadow_layout,
+)
+from jobs.fraud.clickhouse_rows import (
+    CONTROL_ROWS,
+    LABEL_ROWS,
+    SCORED_ROWS,
+    SHADOW_ROWS,
+    table_rows,
+)
 from jobs.fraud.customer_stage import event_batch
 from jobs.fraud.intake import Refusal
+from jobs.fraud.model_routes import route_hashes
 from jobs.fraud.parts import now_ms
 from jobs.fraud.reasons import ScoredRows
 from jobs.fraud.rule_columns import PROFILE_KINDS
@@ -25,7 +38,6 @@ from jobs.fraud.shard import DecisionShard
 from jobs.rules.decision import Decision, decide
 from jobs.windows.event_features import event_features
 from models.control import ControlRecord
-from models.routing import hash_texts
 from models.scorer import Outcome
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.reasons import AvroRecordError
@@ -82,6 +94,7 @@ class DecisionStage:
         self._scored_layout = scored_layout(parts.features.names)
         self._label_layout = label_layout()
         self._control_layout = control_layout()
+        self._shadow_layout = shadow_layout()
         self._shards: dict[int, DecisionShard] = {}
         self._cache_counts = (0, 0)
         parts.warm()
@@ -156,7 +169,8 @@ class DecisionStage:
                 flags |= np.where(
                     profile.unavailable, SCORE_FLAGS["scored_without_profile"], 0
                 ).astype(np.uint16)
-        scores = unit.engine.score(matrix, hash64(customer), _routes(unit, event))
+        routed = {route.field for route in unit.engine.active.routes}
+        scores = unit.engine.score(matrix, hash64(customer), route_hashes(routed, event))
         if scores.unscored:
             flags = flags | np.where(
                 np.isnan(scores.score), SCORE_FLAGS["scored_without_model"], 0
@@ -195,6 +209,8 @@ class DecisionStage:
                 ),
             )
         ]
+        if scores.shadow:
+            packets.append(self._shadow_rows(event, frames, rows, scores, decided_at_ms))
         alerts = decision.alerts
         if len(alerts):
             scored = ScoredRows(
@@ -212,6 +228,33 @@ class DecisionStage:
             packets.append(self._alerts(unit, scored, scores, alerts, decided_at_ms))
         self._count(frames.timestamp_ms[rows], decided_at_ms, len(alerts))
         return packets
+
+    def _shadow_rows(
+        self,
+        event: Mapping[str, Column],
+        frames: FrameBatch,
+        rows: NDArray[np.intp],
+        scores: Scores,
+        decided_at_ms: int,
+    ) -> bytes:
+        same: dict[str, PackedValue] = {
+            "event_time_ms": _numbers(event, "event_time_ms"),
+            "kafka_partition": frames.partition[rows],
+            "kafka_offset": frames.offset[rows],
+            "decided_at_ms": decided_at_ms,
+            "event_id": _text(event, "event_id"),
+            "kafka_topic": _take(frames.topic, rows),
+        }
+        return b"".join(
+            table_rows(
+                SHADOW_ROWS,
+                len(rows),
+                self._shadow_layout.pack(
+                    {**same, "score": score, "model_version": version}, len(rows)
+                ),
+            )
+            for version, score in scores.shadow.items()
+        )
 
     def _alerts(
         self,
@@ -337,15 +380,6 @@ def _decide(unit: DecisionShard, scores: Scores, fired: NDArray[np.bool_]) -> De
         decision.causes[mine] = other.causes
         decision.rule[mine] = other.rule
     return decision
-
-
-def _routes(unit: DecisionShard, event: Mapping[str, Column]) -> dict[str, NDArray[np.uint64]]:
-    # Routes compare with `hash_of_text`, which is not the hash that shares of traffic go by.
-    if not unit.engine.active.routes:
-        return {}
-    tenant = _text(event, "tenant")
-    own = StringColumn(tenant.data.copy(), tenant.starts.copy(), tenant.lengths.copy())
-    return {"tenant": hash_texts(own)}
 
 
 def _versions(unit: DecisionShard, scores: Scores) -> str | StringColumn:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.settings import Settings
+from jobs.fraud.model_routes import ROUTE_FIELDS
 from jobs.fraud.reasons import AlertBuilder
 from jobs.fraud.rule_columns import RuleColumnSource, rule_catalogue
 from jobs.rules.decision import Thresholds
@@ -89,7 +90,7 @@ class DecisionShard:
         self._features = features
         self._state = state
         self.store, self.log = open_store(features, "terminal", state)
-        self.engine = ScoringEngine(models, features.names, champion)
+        self.engine = ScoringEngine(models, features.names, champion, ROUTE_FIELDS)
         models_state = state.get(MODELS_KEY)
         if models_state is not None:
             self.engine.restore(models_state)

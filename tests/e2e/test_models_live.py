@@ -1,0 +1,260 @@
+"""Models changed on a running job by the commands, while payments keep coming."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from confluent_kafka import Producer
+
+from connectors.clickhouse import ClickHouseClient
+from connectors.control import publish_control
+from connectors.flink import FlinkCluster
+from connectors.frames import shard_of
+from connectors.kafka import librdkafka_config
+from connectors.settings import Settings
+from jobs.cli.main import cli
+from jobs.fraud.accounts import audit_fraud
+from jobs.submission import submit_job
+from models.control import make_control
+from models.registry import Registry, default_version
+from schemas.columns import StringColumn
+from tests.support.fraud_stream import FraudStream
+from tests.support.models import BROKEN, amount_model, break_model
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600)]
+
+WAIT_SECONDS = 150
+RATE = 200
+CHANNELS = ("card_present", "contactless", "ecommerce", "atm")
+
+
+class Live:
+    """The fraud job on topics and a database of its own, and the commands against it."""
+
+    def __init__(self, base: Settings) -> None:
+        tree = base.model_dump()
+        tree["kafka"]["topics"]["prefix"] = "models-"
+        tree["clickhouse"]["database"] = "riskstream_models"
+        tree["models"]["latency_budget_us"] = 100_000
+        self.settings = Settings.model_validate(tree)
+        self.clickhouse = ClickHouseClient(self.settings.clickhouse)
+        self.registry = Registry(self.settings.models.registry)
+        self.flags = [
+            f"--set=home={self.settings.home}",
+            f"--set=models.registry={self.settings.models.registry}",
+            "--set=models.latency_budget_us=100000",
+            "--set=kafka.topics.prefix=models-",
+            "--set=clickhouse.database=riskstream_models",
+        ]
+
+    def run(self, *arguments: str, exit_code: int = 0) -> str:
+        result = CliRunner().invoke(cli, [*self.flags, *arguments])
+        assert result.exit_code == exit_code, (arguments, result.output, result.exception)
+        return result.output
+
+    def one(self, query: str) -> int:
+        return int(self.clickhouse.rows(query)[0]["n"])
+
+    def scored(self) -> int:
+        return self.one("SELECT count() AS n FROM scored_transactions")
+
+    def wait_until(self, what: str, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not done():
+            if time.monotonic() > deadline:
+                cluster = FlinkCluster(self.settings.flink.rest_url or "")
+                causes = [c for j in cluster.jobs() for c in cluster.exceptions(j.job_id)]
+                pytest.fail(f"{what} did not happen in {WAIT_SECONDS} s; the job says {causes[:1]}")
+            time.sleep(0.2)
+
+    def outcomes(self, kind: str, subject: str) -> list[dict[str, Any]]:
+        return self.clickhouse.rows(
+            "SELECT * FROM control_outcomes FINAL WHERE kind = {kind:String} "
+            "AND subject = {subject:String}",
+            {"kind": kind, "subject": subject},
+        )
+
+    def order(self, kind: str, subject: str, *arguments: str, at_least: int = 1) -> None:
+        """Run a command and wait until every shard has told what it made of the record."""
+        self.run("models", *arguments)
+        due = at_least * self.settings.flink.shards
+        self.wait_until(
+            f"{kind} {subject} on every shard", lambda: len(self.outcomes(kind, subject)) >= due
+        )
+        assert {row["outcome"] for row in self.outcomes(kind, subject)} == {"applied"}
+
+    @contextmanager
+    def load(self) -> Iterator[list[int]]:
+        """Send payments at a steady rate in a thread; the yielded list counts them."""
+        stream = FraudStream(self.settings, customers=2, limit=2)
+        producer = Producer(
+            {**librdkafka_config(self.settings.kafka), "partitioner": "murmur2_random"}
+        )
+        ended, sent = threading.Event(), [0]
+        chance = random.Random(7)
+
+        def produce() -> None:
+            while not ended.is_set():
+                for _ in range(RATE // 10):
+                    number = sent[0]
+                    record = stream.payment(
+                        event_id=f"live-{number}",
+                        event_time_ms=time.time_ns() // 1_000_000,
+                        customer_id=f"C{chance.randrange(200)}",
+                        terminal_id=f"T{chance.randrange(100)}",
+                        amount_minor=chance.randrange(100, 5_000),
+                        channel=CHANNELS[number % 4],
+                    )
+                    producer.produce(record.topic, key=record.key, value=record.value)
+                    sent[0] += 1
+                producer.poll(0)
+                time.sleep(0.1)
+            assert producer.flush(30) == 0
+
+        thread = threading.Thread(target=produce)
+        thread.start()
+        try:
+            yield sent
+        finally:
+            ended.set()
+            thread.join()
+
+    def after_more(self, seconds: float = 1.0) -> None:
+        """Let payments be scored by what is in force now."""
+        time.sleep(seconds)
+        seen = self.scored()
+        self.wait_until("more rows", lambda: self.scored() > seen + 50)
+
+
+def runs(versions: list[str]) -> list[str]:
+    return [version for version, _ in itertools.groupby(versions)]
+
+
+def is_part_of(found: list[str], whole: list[str]) -> bool:
+    rest = iter(whole)
+    return all(version in rest for version in found)
+
+
+def test_models_change_under_load_at_one_row_of_every_shard_and_nothing_is_lost(
+    stack_settings: Settings,
+) -> None:
+    live = Live(stack_settings)
+    default = default_version()
+    one = live.registry.register(amount_model("one", 0.002))
+    two = live.registry.register(amount_model("two", 0.003))
+    web = live.registry.register(amount_model("web", 0.004))
+    job_id = submit_job("fraud", live.settings)
+    with live.load() as sent:
+        live.wait_until("the first rows", lambda: live.scored() > 100)
+
+        live.order("shadow_model", one, "shadow", "one")
+        live.after_more()
+        live.order("activate_model", one, "activate", "one")
+        live.after_more()
+        live.order("activate_model", two, "activate", "two")
+        live.after_more()
+        for code in BROKEN:
+            version = break_model(live.registry, code)
+            # The command's own gate refuses it; then the order goes past that gate to the job.
+            assert BROKEN[code] in live.run("models", "activate", version, exit_code=1)
+            order = make_control("activate_model", version, "test", time.time_ns() // 1_000_000)
+            publish_control(live.settings, order.to_record())
+        live.wait_until(
+            "every refusal",
+            lambda: (
+                live.one(
+                    "SELECT count() AS n FROM control_outcomes FINAL WHERE outcome = 'refused'"
+                )
+                == len(BROKEN) * live.settings.flink.shards
+            ),
+        )
+        live.after_more()
+        live.order("rollback_model", one, "rollback")
+        live.after_more()
+        live.order(
+            "activate_model", web, "activate", "web",
+            "--route-field", "channel", "--route-value", "ecommerce",
+        )  # fmt: skip
+        live.after_more()
+        live.order(
+            "retire_model", web, "retire", "web",
+            "--route-field", "channel", "--route-value", "ecommerce",
+        )  # fmt: skip
+        live.after_more()
+        listed = {
+            row["version"]: row["stage"] for row in json.loads(live.run("models", "list", "--json"))
+        }
+        assert listed[one] == "champion"
+        assert "Model" in live.run("models", "show", one)
+    live.wait_until("every row", lambda: live.scored() >= sent[0])
+
+    rows = live.clickhouse.rows(
+        "SELECT event_id, customer_id, terminal_id, channel, model_version, decided_at_ms, "
+        "kafka_partition AS p, kafka_offset AS o FROM scored_transactions"
+    )
+    assert len(rows) == len({row["event_id"] for row in rows}) == sent[0]
+    live.wait_until("a clean audit", lambda: audit_fraud(live.settings).clean)
+    verdict = audit_fraud(live.settings)
+    assert verdict.total("scored") == sent[0]
+    assert verdict.total("missing") == verdict.total("doubled") == 0
+
+    # Kafka, the shuffle and the stages keep order from one partition through one shard of the first
+    # stage to one of the second: on each such path the versions must follow one another without
+    # ever going back.
+    shards = live.settings.flink.shards
+    for name in ("customer_id", "terminal_id"):
+        found = shard_of(StringColumn.from_texts([row[name] for row in rows]), shards)
+        for row, shard in zip(rows, found.tolist(), strict=True):
+            row[name] = shard
+    champions = [row for row in rows if row["channel"] != "ecommerce"]
+    history = [default, one, two, one]
+    path = lambda row: (row["p"], row["customer_id"], row["terminal_id"])  # noqa: E731
+    for place, group in itertools.groupby(
+        sorted(champions, key=lambda row: (*path(row), row["o"])), key=path
+    ):
+        assert is_part_of(runs([row["model_version"] for row in group]), history), place
+    # And each shard as a whole went through the whole history, at the moment it says it did.
+    for shard in range(shards):
+        mine = [row for row in champions if row["terminal_id"] == shard]
+        assert {row["model_version"] for row in mine} == set(history)
+        moments = {
+            version: next(
+                row["applied_at_ms"]
+                for row in live.outcomes("activate_model", version)
+                if row["shard"] == shard and row["outcome"] == "applied"
+            )
+            for version in (one, two)
+        }
+        assert all(
+            row["decided_at_ms"] <= moments[one] for row in mine if row["model_version"] == default
+        )
+        assert all(
+            row["decided_at_ms"] >= moments[two] for row in mine if row["model_version"] == two
+        )
+    assert {row["channel"] for row in rows if row["model_version"] == web} == {"ecommerce"}
+
+    for code in BROKEN:
+        refused = live.outcomes(
+            "activate_model", live.registry.resolve(f"broken-{code.replace('_', '-')}")
+        )
+        assert {row["outcome"] for row in refused} == {"refused"}
+        assert all(BROKEN[code] in row["detail"] for row in refused), code
+    assert not any("broken" in row["model_version"] for row in rows)
+
+    # The shadow scored what the default model decided, until it became champion itself.
+    shadowed = live.clickhouse.rows(
+        "SELECT s.event_id AS id, s.model_version AS shadow, t.model_version AS champion "
+        "FROM shadow_scores AS s JOIN scored_transactions AS t ON s.event_id = t.event_id"
+    )
+    assert shadowed
+    assert {(row["shadow"], row["champion"]) for row in shadowed} == {(one, default)}
+    FlinkCluster(live.settings.flink.rest_url or "").cancel(job_id)
