@@ -1,16 +1,16 @@
 """Run the market risk job end to end on a running stack: what `riskstream demo-risk` does.
 
-Reference data first, then recorded trades as fast as the job takes them, then a seeded market and
-its desks at the speed of their own clock. Everything is counted in the views that users read, and
-the positions are compared with the fills that the blotter shows.
+Reference data first, then recorded trades, quotes and fills as fast as the job takes them, then a
+seeded market and its desks at the speed of their own clock. Everything is counted in the views that
+users read, and the positions are compared with the fills that the blotter shows.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,20 +22,26 @@ from connectors.flink import FlinkCluster
 from connectors.kafka import end_offsets, librdkafka_config
 from connectors.producers.publisher import KafkaPublisher
 from connectors.settings import Settings
-from jobs.market_risk.feed import CONTRACTS, MarketFeed, recorded_market
+from jobs.market_risk.daily import DAY_MS
+from jobs.market_risk.feed import CONTRACTS, MarketFeed
 from jobs.market_risk.parts import STREAM_TOPICS
-from jobs.market_risk.simulator import DeskConfig, MarketSimulator, SimulatedBatch
+from jobs.market_risk.recording import (
+    MarketSlice,
+    last_time_ms,
+    market_slices,
+    recorded_slices,
+    write_recording,
+)
+from jobs.market_risk.simulator import DeskConfig, MarketSimulator
 from jobs.submission import submit_job
-from schemas.columns import Columns, NumberColumn, StringColumn
+from schemas.columns import Columns, StringColumn
 from schemas.errors import FatalError
 
 __all__ = [
     "Market",
-    "MarketSlice",
     "RiskDemoError",
     "RiskDemoResult",
     "RowWatch",
-    "market_slices",
     "row_latencies",
     "run_risk_demo",
 ]
@@ -47,8 +53,10 @@ POLL_SECONDS: Final = 0.25
 WATCH_SECONDS: Final = 1.0
 # Rows that another insert brought while a poll was under way are read by the next one.
 OVERLAP_MS: Final = 2_000
-SLICE_MS: Final = 100
 HISTORY: Final = 250
+# A recording of its own: enough days for a back-test to say something, each long enough to trade.
+DAYS: Final = 30
+DAY_SECONDS: Final = 2
 
 
 class RiskDemoError(FatalError):
@@ -57,13 +65,17 @@ class RiskDemoError(FatalError):
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """What to send: so many seconds of a seeded market, and files of recorded trades before it."""
+    """What to send: a recording, then so many seconds of a seeded market.
+
+    `recorded` is what `recorded_slices` read. Without any a recording of `DAYS` days of the same
+    desk is written and read first. The seeded market begins on the day after the recording.
+    """
 
     seconds: int = 60
     seed: int = 1
     instruments: int = 20
     accounts: int = 8
-    trades: tuple[Path, ...] = ()
+    recorded: tuple[MarketSlice, ...] = ()
 
 
 @dataclass(slots=True)
@@ -94,7 +106,7 @@ class RiskDemoResult:
     fill_latency_ms: dict[str, float | None]
     freshness_ms: dict[str, float | None]
     events_per_second: float
-    recorded_events_per_second: float | None
+    recorded_events_per_second: float
     seconds: float
     job_id: str
     limit_rows: list[dict[str, Any]] = field(default_factory=list)
@@ -174,21 +186,18 @@ def run_risk_demo(
     job_id = submit_job("market_risk", settings)
     outlet = _Outlet(settings, job_id, progress)
     sender = _Sender(settings)
-    simulator = MarketSimulator(
-        market.seed, DeskConfig(instruments=market.instruments, accounts=market.accounts)
-    )
+    simulator, recording = _prepared(market, settings.home / "recorded", say)
     say("publishing instruments, limits, scenarios and FX rates")
     limits = sender.references(simulator.reference(HISTORY))
     watch = RowWatch(settings)
     watch.start()
     began = time.monotonic()
     try:
-        recorded, recorded_seconds = 0, 0.0
-        if market.trades:
-            say("sending recorded trades")
-            recorded = sender.recorded(market.trades)
-            outlet.wait_for(sender.published)
-            recorded_seconds = time.monotonic() - began
+        say("sending the recording as fast as the job takes it")
+        sending = time.monotonic()
+        recorded = sender.recorded(recording)
+        outlet.wait_for(sender.published)
+        recorded_seconds = time.monotonic() - sending
         say(f"sending {market.seconds} s of a simulated market")
         started = time.monotonic()
         watch.sending.set()
@@ -207,13 +216,25 @@ def run_risk_demo(
     result.recorded_ticks = recorded
     simulated = sum(sender.published[name] for name in STREAM_TOPICS) - recorded
     result.events_per_second = round(simulated / max(sent_seconds, 0.001), 1)
-    if recorded:
-        result.recorded_events_per_second = round(recorded / max(recorded_seconds, 0.001), 1)
+    result.recorded_events_per_second = round(recorded / max(recorded_seconds, 0.001), 1)
     result.seconds = round(time.monotonic() - began, 3)
     if result.positions_unlike_fills:
         msg = f"comparing positions with fills: {result.positions_unlike_fills} differ"
         raise RiskDemoError(msg)
     return result
+
+
+def _prepared(
+    market: Market, folder: Path, say: Callable[[str], None]
+) -> tuple[MarketSimulator, Sequence[MarketSlice]]:
+    desk = DeskConfig(instruments=market.instruments, accounts=market.accounts)
+    if market.recorded:
+        day = last_time_ms(market.recorded) // DAY_MS + 1
+        return MarketSimulator(market.seed, replace(desk, start_ms=day * DAY_MS)), market.recorded
+    say(f"recording {DAYS} days of the desk in {folder}")
+    simulator = MarketSimulator(market.seed, desk)
+    files = write_recording(simulator, folder, DAYS, DAY_SECONDS)
+    return simulator, list(recorded_slices(files))
 
 
 class _Sender:
@@ -232,10 +253,10 @@ class _Sender:
         self._feed.flush()
         return len(records["limits"])
 
-    def recorded(self, files: tuple[Path, ...]) -> int:
+    def recorded(self, slices: Sequence[MarketSlice]) -> int:
         count = 0
-        for path in files:
-            for topic, columns in recorded_market(path, path.name.split(".")[0]):
+        for one in slices:
+            for topic, columns in one.columns.items():
                 sent = self._feed.publish(topic, columns)
                 self.published[topic] += sent
                 count += sent
@@ -291,53 +312,6 @@ def row_latencies(
         shown = place < len(revisions)
         found.append(times[place[shown]] - np.array(handed_over)[shown])
     return np.concatenate(found) if found else np.zeros(0, np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class MarketSlice:
-    """One step of the market's clock: columns by topic, due so long after the start."""
-
-    due_seconds: float
-    columns: dict[str, Columns]
-
-
-def market_slices(simulator: MarketSimulator, seconds: int) -> Iterator[MarketSlice]:
-    """Cut the simulator's batches into steps of its clock, so that they are sent when due."""
-    start_ms = simulator.config.start_ms
-    for batch in simulator.batches():
-        first = int(_times(batch.quotes).min()) if len(_times(batch.quotes)) else 0
-        if first > start_ms + seconds * 1000:
-            return
-        last = int(_times(batch.quotes).max())
-        for at in range(first, last + 1, SLICE_MS):
-            yield MarketSlice((at - start_ms) / 1000, _within(batch, at, at + SLICE_MS))
-
-
-def _within(batch: SimulatedBatch, start_ms: int, end_ms: int) -> dict[str, Columns]:
-    cut: dict[str, Columns] = {}
-    for topic, columns in (
-        ("quotes", batch.quotes),
-        ("ticks", batch.ticks),
-        ("fills", batch.fills),
-    ):
-        times = _times(columns)
-        rows = np.flatnonzero((times >= start_ms) & (times < end_ms))
-        if len(rows):
-            cut[topic] = {
-                name: NumberColumn(column.values[rows], column.valid[rows])
-                if isinstance(column, NumberColumn)
-                else StringColumn(column.data, column.starts[rows], column.lengths[rows])
-                for name, column in columns.items()
-            }
-    return cut
-
-
-def _times(columns: Columns) -> NDArray[np.int64]:
-    times = columns["event_time_ms"]
-    if not isinstance(times, NumberColumn):
-        msg = "reading the times of a batch: expected numbers, was text"
-        raise TypeError(msg)
-    return times.values.astype(np.int64)
 
 
 def _texts(columns: Columns, name: str) -> list[str]:
@@ -422,7 +396,7 @@ class _Outlet:
             fill_latency_ms=_percentiles(fills["q"]),
             freshness_ms=_percentiles(_quantiles(np.array(watch.ages_ms))),
             events_per_second=0.0,
-            recorded_events_per_second=None,
+            recorded_events_per_second=0.0,
             seconds=0.0,
             job_id=self._job_id,
             limit_rows=rows(
@@ -483,7 +457,9 @@ class _Outlet:
         cluster = FlinkCluster(self._settings.flink.rest_url)
         state = cluster.job(self._job_id)["state"]
         causes = cluster.exceptions(self._job_id)
-        return f"{message}; the job is {state}" + (f": {causes[0][:3000]}" if causes else "")
+        # The last cause of the newest failure is what went wrong; the rest is Flink's own calls.
+        why = causes[0].split("Caused by: ")[-1][:3000] if causes else ""
+        return f"{message}; the job is {state}" + (f": {why}" if why else "")
 
 
 def _quantiles(values: NDArray[np.int64]) -> list[float]:

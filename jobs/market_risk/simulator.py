@@ -77,6 +77,7 @@ class MarketSimulator:
         self.terms = [self._describe(number, start) for number in range(count)]
         self.names = [terms.instrument_id for terms in self.terms]
         self._inventory = np.zeros((config.accounts, count))
+        self._opened_ms = config.start_ms
         self._step = 0
         self._trade_number = 0
         self._fill_number = 0
@@ -140,6 +141,21 @@ class MarketSimulator:
             "limits": limits,
         }
 
+    @property
+    def now_ms(self) -> int:
+        """Return the event time that the market has reached."""
+        return self._opened_ms + self._step * _STEP_MS
+
+    def next_day(self) -> None:
+        """Close until the same hour of the next UTC day; prices move by a day's draw overnight."""
+        config, random = self.config, self._random
+        market = random.standard_t(5) * np.sqrt(3 / 5)
+        own = random.standard_normal(config.instruments)
+        moves = self._beta * market + np.sqrt(1 - self._beta**2) * own
+        self._log_price = self._log_price + moves * self._volatility / np.sqrt(252)
+        self._opened_ms += _DAY_MS
+        self._step = 0
+
     def batches(self) -> Iterator[SimulatedBatch]:
         """Yield batches of `_STEPS` steps of `_STEP_MS`, for ever."""
         while True:
@@ -155,7 +171,7 @@ class MarketSimulator:
         self._log_price = path[-1]
         cents = np.maximum(np.round(np.exp(path) * 10**_PRICE_SCALE), 2).astype(np.int64)
         half = np.maximum(cents // 5000, 1)
-        times = config.start_ms + (self._step + 1 + np.arange(_STEPS)) * _STEP_MS
+        times = self._opened_ms + (self._step + 1 + np.arange(_STEPS)) * _STEP_MS
         self._step += _STEPS
         step = np.repeat(np.arange(_STEPS), count)
         instrument = np.tile(np.arange(count), _STEPS)
