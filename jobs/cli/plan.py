@@ -18,6 +18,7 @@ from connectors.migrations import plan as plan_migrations
 from connectors.settings import Settings
 from jobs.cli.context import settings_of
 from jobs.fraud.features import FRAUD_FEATURES
+from jobs.fraud.in_force import memory_findings
 from jobs.fraud.resources import facts
 from jobs.plan import Facts, Finding, compare, reader_findings
 from schemas.compatibility import Mode
@@ -54,6 +55,8 @@ def plan(ctx: click.Context, as_json: bool) -> None:
     remembered = deployed_facts(client, "fraud")
     deployed = None if remembered is None else Facts.from_dict(remembered)
     found += state_findings(deployed, facts(settings))
+    if deployed is not None:
+        found += memory_findings(settings)
     found += table_findings(client)
     if deployed is not None:
         found += reader_findings(deployed, facts(settings), _dashboards())

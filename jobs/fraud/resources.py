@@ -10,6 +10,7 @@ from connectors.kafka import ensure_topics
 from connectors.migrations import migrate
 from connectors.settings import Settings
 from jobs.fraud.features import FRAUD_FEATURES
+from jobs.fraud.in_force import memory_findings
 from jobs.plan import Facts, compare, facts_of
 from schemas.errors import ConfigurationError
 
@@ -58,11 +59,8 @@ def check_resume(settings: Settings) -> None:
     known = deployed_facts(ClickHouseClient(settings.clickhouse), "fraud")
     if known is None:
         return
-    refused = [
-        finding.text
-        for finding in compare(Facts.from_dict(known), facts(settings))
-        if finding.level == "refused"
-    ]
+    findings = [*compare(Facts.from_dict(known), facts(settings)), *memory_findings(settings)]
+    refused = [finding.text for finding in findings if finding.level == "refused"]
     if refused:
         listed = "\n".join(f"  - {reason}" for reason in refused)
         msg = f"resuming the fraud job would lose state:\n{listed}"
