@@ -4,47 +4,79 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tests.faults.matrix import RESULTS
-from tests.faults.scenarios import FAULTS
+from tests.faults.scenarios import FAULTS, LOADS
 
 __all__ = ["main", "render"]
 
+TIMES = ("resumed_seconds", "normal_seconds")
+SUMS = ("rows", "rows_unlike_undisturbed", "decided_again", "decided_otherwise")
+
 HEAD = (
-    "| fault | runs | events in flight (median) | lost | doubled | alerts wrong | "
-    "recovery p50 / max (s) | did not recover | load average |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| fault | load | runs | events in flight (median) | lost | doubled | alerts wrong | "
+    "recovery p50 / max (s) | all in time p50 / max (s) | memory max (MB) | did not recover | "
+    "load average |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
+EMPTY = " |" * 9
 
 
 def render(lines: list[dict[str, Any]]) -> str:
-    """Return the table; faults without a run are listed as not run."""
+    """Return the table and what the comparisons say; faults without a run are listed as not run."""
     rows = [HEAD]
     for fault in FAULTS:
-        runs = [line for line in lines if line.get("fault") == fault.name]
-        rows.append(_row(fault.text, runs))
-    return "\n".join(rows)
+        mine = [line for line in lines if line.get("fault") == fault.name]
+        if not mine:
+            rows.append(f"| {fault.text} | | 0 | not run{EMPTY}")
+        for load in LOADS:
+            runs = [line for line in mine if line["load"] == load]
+            if runs:
+                rows.append(_row(fault.text, load, runs))
+    return "\n".join([*rows, "", *_compared(lines)])
 
 
-def _row(text: str, runs: list[dict[str, Any]]) -> str:
-    if not runs:
-        return f"| {text} | 0 | not run | | | | | | |"
+def _row(text: str, load: str, runs: list[dict[str, Any]]) -> str:
     well = [run for run in runs if not run["error"]]
-    load = f"{statistics.median(run['load_average'] for run in runs):.0f}"
+    average = f"{statistics.median(run['load_average'] for run in runs):.0f}"
     failed = len(runs) - len(well)
+    start = f"| {text} | {load} | {len(runs)} |"
     if not well:
-        return f"| {text} | {len(runs)} | | | | | | {failed} | {load} |"
-    seconds = [run["resumed_seconds"] for run in well]
+        return f"{start} | | | | | | | {failed} | {average} |"
     in_flight = statistics.median(run["in_flight"] for run in well)
     counts = " | ".join(
-        str(max(run[name] for run in well)) for name in ("lost", "doubled", "alerts_wrong")
+        str(sum(run[name] for run in well)) for name in ("lost", "doubled", "alerts_wrong")
     )
-    recovery = f"{statistics.median(seconds):.1f} / {max(seconds):.1f}"
-    return f"| {text} | {len(runs)} | {in_flight:.0f} | {counts} | {recovery} | {failed} | {load} |"
+    times = " | ".join(_times(run[name] for run in well) for name in TIMES)
+    memory = max(run["memory_megabytes"] for run in well)
+    return f"{start} {in_flight:.0f} | {counts} | {times} | {memory} | {failed} | {average} |"
+
+
+def _times(seconds: Iterable[float]) -> str:
+    found = sorted(seconds)
+    return f"{statistics.median(found):.1f} / {found[-1]:.1f}"
+
+
+def _compared(lines: list[dict[str, Any]]) -> list[str]:
+    """Say how the rows of whole jobs, all their faults behind them, compare with quiet runs."""
+    compared = [line for line in lines if "compared" in line]
+    if not compared:
+        return ["No job was compared with an undisturbed run."]
+    sums = {name: sum(line[name] for line in compared) for name in SUMS}
+    unclean = sum(not line["clean"] for line in compared)
+    return [
+        f"{len(compared)} jobs were compared, after all their faults, with an undisturbed run of "
+        f"the same records in one process: {sums['rows']:,} rows, "
+        f"{sums['rows_unlike_undisturbed']:,} with features that differ in any bit; of "
+        f"{sums['decided_again']:,} events decided again after a fault (as far as replaced rows "
+        f"were still there), {sums['decided_otherwise']:,} were decided otherwise. Accounts of "
+        f"the whole log that were not clean: {unclean}.",
+    ]
 
 
 @click.command()

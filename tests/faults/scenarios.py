@@ -1,41 +1,93 @@
-"""The faults of the matrix: what is done, and on which kind of job."""
+"""The faults of the matrix: what is done, and on which kind of job.
+
+============  ==================================================================================
+kind          what happens
+============  ==================================================================================
+kill          SIGKILL; the supervisor starts the part again
+freeze        SIGSTOP for longer than every timeout that watches the part, then SIGCONT
+break, split  connections reset, or a link that swallows everything (see `tests.faults.link`)
+state         the disk quota of Flink's state, a transaction's time, a partition without payments
+in the midst  a process that dies inside a fold, a checkpoint, a change of model and rules, or a
+              migration
+surge         ten times the steady rate for a minute; a dependency away for five minutes
+============  ==================================================================================
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+from connectors.clickhouse import ClickHouseClient
+from connectors.control import publish_control
+from connectors.migrations import load_migrations, migrate, plan
 from connectors.tables import SCORED_TABLE
-from tests.faults.stand import Stand
+from jobs.fraud.features import FRAUD_FEATURES
+from models.control import make_control
+from schemas.errors import RiskstreamError
+from tests.faults.stand import Stand, StandError, process_tree
 
-__all__ = ["FAULTS", "Fault"]
+__all__ = ["FAULTS", "LOADS", "Fault"]
 
-# Longer than heartbeat.timeout (8 s), the ZooKeeper session (8 s) and ClickHouse's request timeout
-# of the stand (5 s), so that each freeze is noticed by whoever waits for the frozen part.
+# Longer than heartbeat.timeout, the ZooKeeper session (8 s) and ClickHouse's request timeout of the
+# stand (5 s), so that each freeze is noticed by whoever waits for the frozen part.
 FREEZE_SECONDS: Final = 12.0
+BURST_TIMES: Final = 5
+# Seconds of burst before the fault: its first rows are in flight then, and more are coming.
+BURST_LEAD_SECONDS: Final = 1.0
+SURGE_SECONDS: Final = 60.0
+OUTAGE_SECONDS: Final = 300.0
+# The broker looks for expired transactions every 10 s.
+EXPIRY_SECONDS: Final = 25.0
+TRANSACTION_TIMEOUT_MS: Final = 10_000
+
+RULES: Final = """
+format: 1
+name: swapped-{number}
+rules:
+  - id: amount_above
+    title: "An amount of {{amount}}."
+    when: amount > {amount}
+    then: review
+    weight: 1
+"""
+
+LOADS: Final = ("steady", "burst")
+Needs = Literal["links", "quota", "crashing-job"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row of the matrix; `flink` are settings of the job that it needs."""
+    """One row of the matrix.
+
+    Attributes:
+        flink: settings of the job that it needs.
+        needs: what the stand must have besides.
+        from_its_end: count recovery from the end of the fault: it is a state, not an event.
+        runs: how many runs a matrix makes of it.
+    """
 
     name: str
     text: str
     happen: Callable[[Stand], None]
     flink: Mapping[str, object] = field(default_factory=dict)
+    needs: Needs | None = None
+    from_its_end: bool = False
+    runs: int = 5
 
 
 def _kill(part: str) -> Callable[[Stand], None]:
     return lambda stand: stand.kill(part)
 
 
-def _freeze(part: str) -> Callable[[Stand], None]:
-    return lambda stand: stand.freeze(part, FREEZE_SECONDS)
+def _freeze(part: str, seconds: float = FREEZE_SECONDS) -> Callable[[Stand], None]:
+    return lambda stand: stand.freeze(part, seconds)
 
 
 def _reject_then_accept(stand: Stand) -> None:
@@ -47,34 +99,28 @@ def _reject_then_accept(stand: Stand) -> None:
         stand.clickhouse.execute(f"RENAME TABLE {hidden} TO {SCORED_TABLE}")
 
 
-def _kill_python_worker(stand: Stand) -> None:
-    """Kill every Python worker below one TaskManager: the processes of process mode."""
+def _python_worker(stand: Stand) -> int:
+    """Return a Python worker below a TaskManager: the processes of process mode."""
     task_managers = {stand.stack.pid_of(name) for name in ("taskmanager-1", "taskmanager-2")}
-    workers = [pid for pid in _descendants(task_managers) if "pyflink" in _command(pid)]
+    workers = [pid for pid in process_tree(task_managers) if "pyflink" in _command(pid)]
+    workers = [pid for pid in workers if pid not in task_managers]
     if not workers:
         msg = "no Python worker found below the TaskManagers; is this process mode?"
-        raise AssertionError(msg)
-    os.kill(workers[-1], signal.SIGKILL)
+        raise StandError(msg)
+    return workers[-1]
 
 
-def _descendants(roots: set[int]) -> list[int]:
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
-    found = []
-    for pid in sorted(parents):
-        at = parents[pid]
-        while at > 1:
-            if at in roots:
-                found.append(pid)
-                break
-            at = parents.get(at, 0)
-    return found
+def _kill_python_worker(stand: Stand) -> None:
+    os.kill(_python_worker(stand), signal.SIGKILL)
+
+
+def _freeze_python_worker(stand: Stand) -> None:
+    pid = _python_worker(stand)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(FREEZE_SECONDS)
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _command(pid: int) -> str:
@@ -84,55 +130,271 @@ def _command(pid: int) -> str:
         return ""
 
 
-FAULTS: Final = tuple(
-    [
+def _break(part: str) -> Callable[[Stand], None]:
+    return lambda stand: stand.links[part].break_all()
+
+
+def _split(part: str) -> Callable[[Stand], None]:
+    def happen(stand: Stand) -> None:
+        stand.links[part].cut()
+        try:
+            time.sleep(FREEZE_SECONDS)
+        finally:
+            stand.links[part].mend()
+
+    return happen
+
+
+def _fill_disk(stand: Stand) -> None:
+    """Leave no byte free where Flink keeps its checkpoints, its working state and HA data."""
+    filler = stand.stack.home / "flink" / "filler"
+    free = os.statvfs(filler.parent)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+    try:
+        time.sleep(FREEZE_SECONDS)
+    finally:
+        filler.unlink()
+
+
+def _expire_transactions(stand: Stand) -> None:
+    """Hold checkpoints up for longer than a transaction may live: no insert is answered."""
+    stand.freeze("clickhouse", EXPIRY_SECONDS)
+
+
+def _silence_partition(stand: Stand) -> None:
+    """Send nothing to one partition for far longer than it takes to count as idle."""
+    stand.load.silent_partition = 1
+    try:
+        time.sleep(FREEZE_SECONDS)
+    finally:
+        stand.load.silent_partition = None
+
+
+def _crash_in_fold(stand: Stand) -> None:
+    mark = stand.stack.home / "crash-in-fold"
+    mark.touch()
+    stand.wait("a fold that crashes", lambda: not mark.exists(), 60)
+
+
+def _crash_in_checkpoint(stand: Stand) -> None:
+    failed = _failed_checkpoints(stand)
+    for _ in range(20):
+        stand.cluster._request("POST", f"/jobs/{stand.job_id}/checkpoints", {})
+        if stand.cluster.checkpoints(stand.job_id)["counts"]["in_progress"]:
+            stand.kill("taskmanager-1")
+            break
+    stand.wait("the failed checkpoint", lambda: _failed_checkpoints(stand) > failed, 120)
+
+
+def _failed_checkpoints(stand: Stand) -> int:
+    try:
+        return int(stand.cluster.checkpoints(stand.job_id)["counts"]["failed"])
+    except RiskstreamError:
+        return -1
+
+
+def _crash_in_swap(stand: Stand) -> None:
+    """Publish another model and other rules, and kill a task while they spread."""
+    now_ms = time.time_ns() // 1_000_000
+    text = RULES.format(number=now_ms, amount=500 + now_ms % 500)
+    rules = make_control("activate_rules", "rules", "faults", now_ms, {"rules": text})
+    model = make_control("activate_model", stand.other_model(), "faults", now_ms)
+    publish_control(stand.settings, model.to_record())
+    publish_control(stand.settings, rules.to_record())
+    stand.kill("taskmanager-1")
+    applied = (
+        "SELECT uniqExact(control_id, shard) AS n FROM control_outcomes WHERE outcome = 'applied' "
+        f"AND control_id IN ('{rules.control_id}', '{model.control_id}')"
+    )
+    stand.wait(
+        "model and rules on every shard",
+        lambda: stand.one(applied) == 2 * stand.settings.flink.shards,
+    )
+
+
+def _crash_in_migration(stand: Stand) -> None:
+    """Kill ClickHouse between the statements of a migration, then migrate to the end."""
+    now_ms = time.time_ns() // 1_000_000
+    names = [*FRAUD_FEATURES.names, *(f"spare_{now_ms}_{number}" for number in range(40))]
+    failures: list[BaseException] = []
+
+    def add_columns() -> None:
+        try:
+            migrate(ClickHouseClient(stand.settings.clickhouse), names)
+        except RiskstreamError as e:
+            failures.append(e)
+
+    thread = threading.Thread(target=add_columns, name="migration")
+    thread.start()
+    time.sleep(0.1)
+    stand.kill("clickhouse")
+    thread.join(timeout=60)
+
+    def migrated() -> bool:
+        try:
+            client = ClickHouseClient(stand.settings.clickhouse)
+            migrate(client, names)
+            steps = plan(client, names, load_migrations())
+        except RiskstreamError:
+            return False
+        return all(step.state == "done before" for step in steps)
+
+    stand.wait("the migration", migrated, 120)
+    if not failures:
+        msg = "the migration was through before ClickHouse was killed; this run shows nothing"
+        raise StandError(msg)
+
+
+def _surge(stand: Stand) -> None:
+    stand.load.pace.events_per_second = stand.rate * 10
+    try:
+        time.sleep(SURGE_SECONDS)
+    finally:
+        stand.load.pace.events_per_second = stand.rate
+
+
+def in_burst(happen: Callable[[Stand], None]) -> Callable[[Stand], None]:
+    """Let the fault happen while payments come several times as fast."""
+
+    def during(stand: Stand) -> None:
+        stand.load.pace.events_per_second = stand.rate * BURST_TIMES
+        try:
+            time.sleep(BURST_LEAD_SECONDS)
+            happen(stand)
+            time.sleep(BURST_LEAD_SECONDS)
+        finally:
+            stand.load.pace.events_per_second = stand.rate
+
+    return during
+
+
+EXACTLY_ONCE: Final = {"delivery": "exactly-once"}
+PROCESS: Final = {"execution_mode": "process"}
+
+FAULTS: Final = (
+    Fault("kill-taskmanager", "kill -9 of a TaskManager", _kill("taskmanager-1"), runs=20),
+    Fault(
+        "kill-jobmanager",
+        "kill -9 of the JobManager (high availability on)",
+        _kill("jobmanager"),
+        runs=20,
+    ),
+    Fault("kill-kafka", "kill -9 of the Kafka broker", _kill("kafka")),
+    Fault("kill-redis", "kill -9 of Redis", _kill("redis")),
+    Fault("kill-clickhouse", "kill -9 of ClickHouse", _kill("clickhouse")),
+    *(
+        Fault(f"freeze-{name}", f"SIGSTOP of {text} for {FREEZE_SECONDS:.0f} s", _freeze(part))
+        for name, text, part in (
+            ("taskmanager", "a TaskManager", "taskmanager-2"),
+            ("jobmanager", "the JobManager", "jobmanager"),
+            ("kafka", "Kafka", "kafka"),
+            ("redis", "Redis", "redis"),
+            ("clickhouse", "ClickHouse", "clickhouse"),
+        )
+    ),
+    Fault(
+        "reject-clickhouse",
+        "ClickHouse refuses inserts for 5 s (no such table), then accepts",
+        _reject_then_accept,
+    ),
+    Fault(
+        "idle-partition",
+        f"one of two partitions gets no payments for {FREEZE_SECONDS:.0f} s",
+        _silence_partition,
+        from_its_end=True,
+    ),
+    Fault(
+        "crash-in-checkpoint",
+        "kill -9 of a TaskManager while a checkpoint is taken",
+        _crash_in_checkpoint,
+    ),
+    Fault(
+        "crash-in-swap",
+        "kill -9 of a TaskManager while a model and rules come into force",
+        _crash_in_swap,
+    ),
+    Fault(
+        "crash-in-migration",
+        "kill -9 of ClickHouse in the middle of a migration",
+        _crash_in_migration,
+    ),
+    Fault(
+        "crash-in-fold",
+        "the process dies in the middle of a state fold",
+        _crash_in_fold,
+        needs="crashing-job",
+    ),
+    *(
         Fault(
-            "kill-taskmanager",
-            "kill -9 of a TaskManager",
-            _kill("taskmanager-1"),
-        ),
+            f"break-{part}",
+            f"all connections of the job to {text} reset",
+            _break(part),
+            needs="links",
+        )
+        for part, text in (("kafka", "Kafka"), ("redis", "Redis"), ("clickhouse", "ClickHouse"))
+    ),
+    *(
         Fault(
-            "kill-jobmanager",
-            "kill -9 of the JobManager (high availability on)",
-            _kill("jobmanager"),
-        ),
-        Fault("kill-kafka", "kill -9 of the Kafka broker", _kill("kafka")),
-        Fault("kill-redis", "kill -9 of Redis", _kill("redis")),
-        Fault("kill-clickhouse", "kill -9 of ClickHouse", _kill("clickhouse")),
+            f"split-{part}",
+            f"no byte passes between the job and {text} for {FREEZE_SECONDS:.0f} s",
+            _split(part),
+            needs="links",
+        )
+        for part, text in (("kafka", "Kafka"), ("redis", "Redis"), ("clickhouse", "ClickHouse"))
+    ),
+    Fault(
+        "disk-full",
+        f"the disk quota of Flink's state is full for {FREEZE_SECONDS:.0f} s",
+        _fill_disk,
+        needs="quota",
+    ),
+    Fault(
+        "kill-taskmanager-exactly-once",
+        "kill -9 of a TaskManager, delivery exactly-once",
+        _kill("taskmanager-1"),
+        EXACTLY_ONCE,
+    ),
+    Fault(
+        "kill-kafka-exactly-once",
+        "kill -9 of the Kafka broker, delivery exactly-once",
+        _kill("kafka"),
+        EXACTLY_ONCE,
+    ),
+    Fault(
+        "expire-transactions",
+        f"no checkpoint for {EXPIRY_SECONDS:.0f} s, transactions expire after 10 s",
+        _expire_transactions,
+        {**EXACTLY_ONCE, "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS},
+    ),
+    Fault(
+        "kill-python-worker",
+        "kill -9 of a Python worker, process mode",
+        _kill_python_worker,
+        PROCESS,
+    ),
+    Fault(
+        "freeze-python-worker",
+        f"SIGSTOP of a Python worker for {FREEZE_SECONDS:.0f} s, process mode",
+        _freeze_python_worker,
+        PROCESS,
+    ),
+    Fault(
+        "surge",
+        f"ten times the steady rate for {SURGE_SECONDS:.0f} s",
+        _surge,
+        from_its_end=True,
+        runs=3,
+    ),
+    *(
         Fault(
-            "freeze-taskmanager",
-            f"SIGSTOP of a TaskManager for {FREEZE_SECONDS:.0f} s",
-            _freeze("taskmanager-2"),
-        ),
-        Fault(
-            "freeze-jobmanager",
-            f"SIGSTOP of the JobManager for {FREEZE_SECONDS:.0f} s",
-            _freeze("jobmanager"),
-        ),
-        Fault("freeze-kafka", f"SIGSTOP of Kafka for {FREEZE_SECONDS:.0f} s", _freeze("kafka")),
-        Fault("freeze-redis", f"SIGSTOP of Redis for {FREEZE_SECONDS:.0f} s", _freeze("redis")),
-        Fault(
-            "freeze-clickhouse",
-            f"SIGSTOP of ClickHouse for {FREEZE_SECONDS:.0f} s",
-            _freeze("clickhouse"),
-        ),
-        Fault(
-            "reject-clickhouse",
-            "ClickHouse refuses inserts for 5 s (no such table), then accepts",
-            _reject_then_accept,
-        ),
-        Fault(
-            "kill-taskmanager-exactly-once",
-            "kill -9 of a TaskManager, delivery exactly-once",
-            _kill("taskmanager-1"),
-            {"delivery": "exactly-once"},
-        ),
-        Fault(
-            "kill-python-worker",
-            "kill -9 of a Python worker, process mode",
-            _kill_python_worker,
-            {"execution_mode": "process"},
-        ),
-    ]
+            f"outage-{part}",
+            f"{text} away for {OUTAGE_SECONDS / 60:.0f} minutes",
+            _freeze(part, OUTAGE_SECONDS),
+            from_its_end=True,
+            runs=1,
+        )
+        for part, text in (("kafka", "Kafka"), ("redis", "Redis"), ("clickhouse", "ClickHouse"))
+    ),
 )
 """Every fault, in the order they are tried."""

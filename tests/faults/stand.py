@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,33 +16,32 @@ from connectors.clickhouse import ClickHouseClient
 from connectors.evidence import ranges_of, read_range
 from connectors.flink import FlinkCluster, FlinkError
 from connectors.frames import event_time_header, write_frame
-from connectors.kafka import librdkafka_config
+from connectors.local.flink_lib import assemble_lib, pyflink_folder
 from connectors.local.stack import LocalStack, resolved_settings
-from connectors.producers.labels import DAY_MS, LabelPolicy
-from connectors.producers.pace import Pace, SystemClock
-from connectors.producers.publisher import KafkaPublisher
-from connectors.producers.replay import replay
-from connectors.producers.routes import label_route, transaction_route
-from connectors.producers.simulator import Population, Simulation
-from connectors.producers.source import TransactionBatch
-from connectors.profile_loading import load_profiles
-from connectors.profiles import redis_client
 from connectors.settings import Settings, load_settings
-from jobs.audit import Audit
+from connectors.tables import SCORED_TABLE
+from jobs.audit import Audit, Coordinate
 from jobs.fraud.accounts import audit_fraud
 from jobs.fraud.features import FRAUD_FEATURES
-from jobs.submission import submit_job
+from jobs.fraud.resources import prepare
+from jobs.submission import ROOT, submit_job
+from models.registry import ModelFolder, Registry
 from schemas.errors import RetryableError, RiskstreamError
+from tests.faults.link import Link
+from tests.faults.load import Load, LoadError
 from tests.support.fraud import Fraud, offline_settings
 
-__all__ = ["Load", "Recovery", "Stand", "StandError", "stack_settings"]
+__all__ = ["Recovery", "Stand", "StandError", "process_tree", "stack_settings"]
 
 POLL_SECONDS: Final = 0.25
 CLEAN_SECONDS: Final = 240.0
-# Event time must not run away: partitions are aligned to half a day and labels come a day before
-# they count, so a catch-up at 20,000/s must take seconds for a day (30,000 payments), not 75 ms.
-CUSTOMERS: Final = 15_000
-SLICE: Final = 100
+START_SECONDS: Final = 480.0
+RECOVERY_SECONDS: Final = 360.0
+# Payments are normal when those of this long are all there and none was late.
+CALM_MS: Final = 3_000
+LATE_MS: Final = 1_500
+# What must be the same whenever and wherever an event is decided.
+ANSWER: Final = ("decision", "score", "rules_fired", *FRAUD_FEATURES.names)
 
 
 class StandError(AssertionError):
@@ -71,114 +70,111 @@ def stack_settings(home: Path, *overrides: str) -> Settings:
     )
 
 
-class Load:
-    """Simulated payments and their labels at a steady rate, until stopped."""
-
-    def __init__(self, settings: Settings, rate: float, seed: int = 7) -> None:
-        self._settings = settings
-        self._rate = rate
-        self._simulation = Simulation(Population(seed=seed, customers=CUSTOMERS, terminals=300))
-        self._ended = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
-        self.sent = 0
-
-    @property
-    def total(self) -> int | None:
-        """There is no end."""
-        return None
-
-    def batches(self) -> Iterator[TransactionBatch]:
-        """Give the simulation in small slices, so that it stops soon when told to."""
-        for batch in self._simulation.batches():
-            for low in range(0, len(batch), SLICE):
-                if self._ended.is_set():
-                    return
-                yield batch.rows(low, min(low + SLICE, len(batch)))
-
-    def start(self) -> None:
-        """Load profiles and begin."""
-        client = redis_client(self._settings.redis)
-        for profiles in self._simulation.profiles():
-            load_profiles(client, profiles)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop, and wait until Kafka has confirmed everything.
-
-        Raises:
-            StandError: Kafka refused a record: the load itself was not steady.
-        """
-        self._ended.set()
-        if self._thread.ident is None:
-            return
-        self._thread.join(timeout=180)
-        if self._thread.is_alive() or self._failure is not None:
-            msg = f"the load did not end well: {self._failure!r}"
-            raise StandError(msg)
-
-    def _run(self) -> None:
-        try:
-            replay(
-                self,
-                KafkaPublisher(librdkafka_config(self._settings.kafka)),
-                Pace(events_per_second=self._rate),
-                LabelPolicy("all", 6 * DAY_MS),
-                SystemClock(),
-                self._count,
-                transactions=transaction_route(self._settings),
-                label_route=label_route(self._settings),
-            )
-        except BaseException as e:
-            self._failure = e
-
-    def _count(self, count: int) -> None:
-        self.sent += count
-
-
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """How one fault passed; seconds count from the moment of the fault.
 
-    `resumed_seconds`: until every payment published in the first second after it was decided.
-    `normal_seconds`: until payments are again decided within a second of being published.
+    `resumed_seconds`: until payments came out again after the longest silence.
+    `normal_seconds`: until the last payment that was late by more than 1.5 s was there.
+    `memory_megabytes`: the most that the TaskManagers held together meanwhile.
     """
 
     events_in_flight: int
     resumed_seconds: float
     normal_seconds: float
+    memory_megabytes: int
 
 
 class Stand:
-    """One job on the stack of `base`, with topics and a database of its own."""
+    """One job on the stack of `base`, with topics and a database of its own.
 
-    def __init__(self, base: Settings, name: str, rate: float, **flink: object) -> None:
+    Args:
+        base: settings of the running stack.
+        name: goes before topics and into the database's name.
+        rate: payments a second.
+        addresses: where the job finds other parts than the harness does, as behind a link that can
+            be cut: dotted keys of the settings.
+        customers: how many there are; see `tests.faults.load`.
+        flink: settings of the job.
+    """
+
+    def __init__(
+        self,
+        base: Settings,
+        name: str,
+        rate: float,
+        addresses: Mapping[str, str] | None = None,
+        *,
+        customers: int | None = None,
+        **flink: object,
+    ) -> None:
         resolved = resolved_settings(base)
         tree = resolved.model_dump()
         tree["kafka"]["topics"]["prefix"] = f"{name}-"
         tree["clickhouse"]["database"] = f"riskstream_{name.replace('-', '_')}"
         tree["flink"] |= flink
         self.settings = Settings.model_validate(tree)
+        for key, value in (addresses or {}).items():
+            section, _, field = key.partition(".")
+            tree[section][field] = value
+        self.job_settings = Settings.model_validate(tree)
         self.stack = LocalStack(base)
         self.cluster = FlinkCluster(self.settings.flink.rest_url or "")
         self.clickhouse = ClickHouseClient(self.settings.clickhouse)
-        self.load = Load(self.settings, rate)
+        self.load = Load(self.settings, rate, customers)
+        self.rate = rate
+        self.links: dict[str, Link] = {}
+        self.variant: str | None = None
         self.job_id = ""
+        self._clean_until_ms: int | None = None
+        self._models: list[str] = []
 
     def start(self) -> None:
         """Submit the job, begin the load, and wait until payments come out."""
+        self.submit()
+        self.load.start()
+        self.wait("payments come out", lambda: self.one("SELECT count() AS n FROM {v}") > 500)
+        self.keep_every_version()
+
+    def submit(self, savepoint: str | None = None) -> None:
+        """Submit the job or its `variant`, or resume it, and wait until all its tasks run."""
+        if self.variant is not None:
+            self._submit_variant(self.variant, savepoint)
+            return
         try:
-            self.job_id = submit_job("fraud", self.settings)
+            self.job_id = submit_job("fraud", self.job_settings, savepoint=savepoint)
         except FlinkError:
             # On a busy machine tasks may take minutes to compile their kernels for the first time.
             self.job_id = self.cluster.jobs()[0].job_id
-            self.cluster.wait_running(self.job_id, 480)
-        self.load.start()
-        self.wait("payments come out", lambda: self.one("SELECT count() AS n FROM {v}") > 500)
+            self.cluster.wait_running(self.job_id, START_SECONDS)
+
+    def _submit_variant(self, variant: str, savepoint: str | None) -> None:
+        prepare(self.job_settings)
+        self.job_id = self.cluster.submit(
+            variant,
+            self.job_settings.with_secrets_json(),
+            root=ROOT,
+            flink_home=pyflink_folder(),
+            lib_directory=assemble_lib(self.settings.home / "flink-lib"),
+            savepoint=savepoint,
+            script=ROOT / "tests" / "faults" / "variants.py",
+        )
+        self.cluster.wait_running(self.job_id, START_SECONDS)
+
+    def other_model(self) -> str:
+        """Return a model that is not in force: the default one and a twin of it, in turn."""
+        if not self._models:
+            registry = Registry(self.settings.models.registry)
+            first = registry.champion()
+            manifest, data = registry.load(first)
+            twin = manifest.model_copy(update={"name": "twin"})
+            self._models = [first, registry.register(ModelFolder(twin, data, {}))]
+        self._models.reverse()
+        return self._models[0]
 
     def stop(self) -> None:
         """Stop the load and cancel the job."""
-        with contextlib.suppress(RiskstreamError, StandError):
+        with contextlib.suppress(LoadError):
             self.load.stop()
         with contextlib.suppress(RiskstreamError):
             self.cluster.cancel(self.job_id)
@@ -208,8 +204,17 @@ class Stand:
             time.sleep(POLL_SECONDS)
 
     def kill(self, part: str) -> None:
-        """End a part as a crash would."""
-        os.kill(self.stack.pid_of(part), signal.SIGKILL)
+        """End a part as a crash would; return when the supervisor has seen it."""
+        pid = self.stack.pid_of(part)
+        os.kill(pid, signal.SIGKILL)
+
+        def noticed() -> bool:
+            return any(
+                one.name == part and (one.pid != pid or one.state != "running")
+                for one in self.stack.status()
+            )
+
+        self.wait(f"the supervisor to notice the end of {part}", noticed, 30)
 
     def freeze(self, part: str, seconds: float) -> None:
         """Stop a part's process in its tracks for a while."""
@@ -222,69 +227,144 @@ class Stand:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
-    def suffer(self, fault: Callable[[], None]) -> Recovery:
-        """Let a fault happen under load; return when payments are decided within a second again."""
+    def suffer(self, fault: Callable[[], None], *, from_its_end: bool = False) -> Recovery:
+        """Let a fault happen under load; return when payments are decided within a second again.
+
+        Seconds count from the moment of the fault, or from its end where it is a state of affairs
+        (an outage, a surge) and not an event.
+        """
         decided = self.one("SELECT count() AS n FROM {v}")
         in_flight = self.load.sent - decided
         began_ms = time.time_ns() // 1_000_000
-        fault()
-        ended_ms = time.time_ns() // 1_000_000
+        with self._memory_watched() as peak:
+            fault()
+            ended_ms = time.time_ns() // 1_000_000
+            self.wait("every part and task to run", self._settled, RECOVERY_SECONDS)
+            settled_ms = time.time_ns() // 1_000_000
+            self.wait("payments in time", lambda: self._calm_since(settled_ms), RECOVERY_SECONDS)
+        since_ms = ended_ms if from_its_end else began_ms
+        return Recovery(in_flight, *self._times(since_ms), peak["megabytes"])
 
-        def normal() -> bool:
-            # Payments of two whole seconds after the fault, all there and none of them late.
-            return bool(self._calm_since(ended_ms))
+    @contextlib.contextmanager
+    def _memory_watched(self) -> Iterator[dict[str, int]]:
+        """Note the most memory that all TaskManagers held together, once a second."""
+        peak = {"megabytes": 0}
+        ended = threading.Event()
 
-        self.wait("recovery", normal)
-        return Recovery(in_flight, *self._times(began_ms))
+        def watch() -> None:
+            while not ended.wait(1.0):
+                peak["megabytes"] = max(peak["megabytes"], self.memory_megabytes())
 
-    def _calm_since(self, ended_ms: int) -> bool:
-        now_ms = time.time_ns() // 1_000_000
-        if now_ms - ended_ms < 5_000:
+        thread = threading.Thread(target=watch, name="memory", daemon=True)
+        thread.start()
+        try:
+            yield peak
+        finally:
+            ended.set()
+            thread.join(timeout=5)
+
+    def memory_megabytes(self) -> int:
+        """Return what the TaskManagers and what they started hold now; 0 for one that is away."""
+        total = 0
+        for part in self.stack.status():
+            if part.name.startswith("taskmanager") and part.pid is not None:
+                total += sum(_resident_kilobytes(pid) for pid in process_tree({part.pid}))
+        return total // 1024
+
+    def _settled(self) -> bool:
+        if any(part.state not in ("running", "external") for part in self.stack.status()):
             return False
+        try:
+            job = self.cluster.job(self.job_id)
+        except RiskstreamError:
+            return False
+        return job["state"] == "RUNNING" and all(
+            vertex["status"] == "RUNNING" for vertex in job["vertices"]
+        )
+
+    def _calm_since(self, settled_ms: int) -> bool:
+        """Say whether payments of some whole seconds are there, and none of them was late."""
+        now_ms = time.time_ns() // 1_000_000
+        first_ms, last_ms = now_ms - CALM_MS - 2_000, now_ms - 2_000
+        if first_ms < settled_ms:
+            return False
+        between = f"FROM {{v}} WHERE published_at_ms BETWEEN {first_ms} AND {last_ms}"
         late = self.one(
-            "SELECT countIf(decided_at_ms - published_at_ms > 1500) AS n FROM {v} "
-            f"WHERE published_at_ms BETWEEN {now_ms - 5_000} AND {now_ms - 2_000}"
+            f"SELECT countIf(decided_at_ms - published_at_ms > {LATE_MS}) AS n {between}"
         )
-        there = self.one(
-            "SELECT count() AS n FROM {v} "
-            f"WHERE published_at_ms BETWEEN {now_ms - 5_000} AND {now_ms - 2_000}"
-        )
-        return late == 0 and there > 0
+        return late == 0 and self.one(f"SELECT count() AS n {between}") > 0
 
     def _times(self, began_ms: int) -> tuple[float, float]:
         # A payment is there for its readers when it is decided and its row inserted.
         there = "greatest(decided_at_ms, toUnixTimestamp64Milli(inserted_at) - 1500)"
+        # The end of the longest time without a new payment: events decided again count once more.
         resumed = self.one(
-            f"SELECT max({there}) AS n FROM {{v}} "
-            f"WHERE published_at_ms BETWEEN {began_ms} AND {began_ms + 1_000}"
+            f"SELECT argMax(at, at - before) AS n FROM (SELECT at, lagInFrame(at, 1, {began_ms}) "
+            "OVER (ORDER BY at ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before "
+            f"FROM (SELECT DISTINCT {there} AS at FROM {{v}} "
+            f"WHERE published_at_ms >= {began_ms - 60_000} AND {there} >= {began_ms}))"
         )
         normal = self.one(
             f"SELECT max({there}) AS n FROM {{v}} "
-            f"WHERE published_at_ms >= {began_ms} AND {there} - published_at_ms > 1000"
+            f"WHERE published_at_ms >= {began_ms} AND {there} - published_at_ms > {LATE_MS}"
         )
         return (
             round(max(0, resumed - began_ms) / 1000, 3),
             round(max(0, normal - began_ms) / 1000, 3),
         )
 
-    def audit(self) -> Audit:
-        """Account for every offset so far; ask again while events are on their way.
+    def audit(self, *, whole: bool = False) -> Audit:
+        """Account for every offset since the last clean account, or for the `whole` log.
 
-        The load may go on: what was published up to now is accounted for.
+        The load may go on: what was published up to now is accounted for, and asked for again
+        while events are on their way.
         """
         until_ms = time.time_ns() // 1_000_000
+        since_ms = None if whole else self._clean_until_ms
         deadline = time.monotonic() + CLEAN_SECONDS
         while True:
             try:
-                audit = audit_fraud(self.settings, until_ms=until_ms)
+                audit = audit_fraud(self.settings, since_ms=since_ms, until_ms=until_ms)
             except RetryableError:
                 audit = None
-            if audit is not None and (audit.clean or time.monotonic() > deadline):
+            if audit is not None and audit.clean:
+                self._clean_until_ms = until_ms
                 return audit
             if time.monotonic() > deadline:
+                if audit is not None:
+                    return audit
                 msg = "Kafka or ClickHouse did not come back"
                 raise StandError(msg)
             time.sleep(1.0)
+
+    def keep_every_version(self) -> None:
+        """Keep replaced rows, to see what was decided again; forgotten when ClickHouse restarts."""
+        with contextlib.suppress(RiskstreamError):
+            self.clickhouse.execute(f"SYSTEM STOP MERGES {SCORED_TABLE}")
+
+    def decided_again(self) -> tuple[int, int]:
+        """Return how many events were decided more than once, and how many of them otherwise."""
+        answer = ", ".join(f"toString(`{name}`)" for name in ANSWER)
+        (row,) = self.clickhouse.rows(
+            f"SELECT count() AS n, countIf(answers > 1) AS otherwise FROM ("
+            f"SELECT uniqExact({answer}) AS answers FROM {SCORED_TABLE} "
+            "GROUP BY kafka_topic, kafka_partition, kafka_offset HAVING count() > 1)"
+        )
+        return int(row["n"]), int(row["otherwise"])
+
+    def versions_of(self, places: list[Coordinate]) -> list[dict[str, Any]]:
+        """Return every version of the rows at these places: the evidence of a wrong alert."""
+        found: list[dict[str, Any]] = []
+        for place in places[:10]:
+            found += self.clickhouse.rows(
+                f"SELECT kafka_partition, kafka_offset, event_time_ms, published_at_ms, "
+                f"ingested_at_ms, decided_at_ms, flags, customer_id, terminal_id, "
+                f"{', '.join(f'`{name}`' for name in ANSWER)} FROM {SCORED_TABLE} "
+                "WHERE kafka_topic = {topic:String} AND kafka_partition = {partition:Int32} "
+                "AND kafka_offset = {offset:Int64} ORDER BY decided_at_ms",
+                {"topic": place.topic, "partition": place.partition, "offset": place.offset},
+            )
+        return found
 
     def different_features(self) -> int:
         """Return how many rows differ from an undisturbed run, in one process, of the same records.
@@ -342,3 +422,29 @@ class Stand:
 
 def _bits(hexadecimal: str) -> int:
     return int.from_bytes(bytes.fromhex(hexadecimal), "little")
+
+
+def process_tree(roots: set[int]) -> list[int]:
+    """Return the processes of `roots` and everything they started."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                status = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+                parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
+    found = []
+    for pid in sorted(parents):
+        at = pid
+        while at > 1 and at not in roots:
+            at = parents.get(at, 0)
+        if at in roots:
+            found.append(pid)
+    return found
+
+
+def _resident_kilobytes(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in (Path("/proc") / str(pid) / "status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,123 @@
+"""Submit the fraud job changed in one way: crashing at a chosen place, or of a later release.
+
+Started by `flink run` in place of `jobs/runtime/main.py`, with the variant's name for the job's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import jobs.fraud.job as fraud
+from connectors.settings import Settings
+from jobs.fraud.customer_stage import CustomerStage
+from jobs.fraud.features import FRAUD_FEATURES
+from jobs.fraud.parts import StageParts
+from jobs.windows.delta import chunk_header
+from jobs.windows.spec import Entity, FeatureSet, count, mean
+
+if TYPE_CHECKING:
+    from jobs.stage import StateMap
+
+__all__ = ["LATER_FEATURES", "VARIANTS", "CrashInFold", "main"]
+
+
+def _with_one_more_feature() -> FeatureSet:
+    customer, terminal = FRAUD_FEATURES.entities
+    windows = ("1d", "7d", "30d")
+    more = Entity(
+        "customer",
+        key=customer.key,
+        features=(count(windows), mean("amount", windows), count(("2d",))),
+    )
+    return dataclasses.replace(FRAUD_FEATURES, entities=(more, terminal))
+
+
+LATER_FEATURES: Final = _with_one_more_feature()
+"""The feature set of a later release: `customer_count_2d` is new, and the state has its events."""
+
+
+class CrashInFold(CustomerStage):
+    """The customer stage, whose process dies once for each mark file, in the middle of a fold.
+
+    A fold writes the joined chunk and then removes what it replaces: the process ends between the
+    two, when the state holds the same rows twice.
+    """
+
+    def __init__(self, parts: StageParts) -> None:
+        super().__init__(parts)
+        self._mark = Path(parts.settings.home).resolve() / "crash-in-fold"
+
+    def process(self, shard: int, batch: bytes, state: StateMap) -> bytes:
+        """Process as ever, over a state that may crash."""
+        return super().process(shard, batch, _CrashingState(state, self._mark))
+
+
+class _CrashingState:
+    def __init__(self, state: StateMap, mark: Path) -> None:
+        self._state = state
+        self._mark = mark
+        self._folded = False
+
+    def get(self, key: int) -> bytes | None:
+        return self._state.get(key)
+
+    def put(self, key: int, value: bytes) -> None:
+        self._state.put(key, value)
+        self._folded = key >= 0 and chunk_header(value).compressed
+
+    def remove(self, key: int) -> None:
+        if self._folded and self._mark.exists():
+            # Whoever takes the mark away is the one to die.
+            try:
+                self._mark.unlink()
+            except FileNotFoundError:
+                self._state.remove(key)
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._state.remove(key)
+
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        return iter(self._state.items())
+
+
+def _crash_in_fold() -> None:
+    fraud.CustomerStage = CrashInFold  # type: ignore[misc]
+
+
+def _later_features() -> None:
+    def parts(settings: Settings) -> StageParts:
+        return StageParts(settings, LATER_FEATURES)
+
+    fraud.StageParts = parts  # type: ignore[assignment, misc]
+
+
+VARIANTS: Final[dict[str, Callable[[], None]]] = {
+    "crash-in-fold": _crash_in_fold,
+    "later-features": _later_features,
+}
+"""What each variant changes in the job before its graph is built."""
+
+
+def main(variant: str, settings_file: str) -> None:
+    """Submit the variant with the settings of the file."""
+    # Only the process that `flink run` starts has a gateway to Flink.
+    from jobs.runtime.graph import JobGraph  # noqa: PLC0415
+
+    settings = Settings.model_validate_json(Path(settings_file).read_text(encoding="utf-8"))
+    VARIANTS[variant]()
+    graph: Any = JobGraph("fraud", settings)
+    fraud.build(graph, settings)
+    graph.submit()
+
+
+if __name__ == "__main__":
+    # Stages must be known by the name they have where they run, not as parts of `__main__`.
+    from tests.faults import variants
+
+    variants.main(*sys.argv[1:])
