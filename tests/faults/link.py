@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 import threading
 from typing import Final
 
 __all__ = ["Link"]
 
 CHUNK_BYTES: Final = 256 * 1024
+# Linger for no time: the close is a reset, and what was on its way is dropped.
+RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Link:
@@ -77,6 +81,9 @@ class Link:
 
     def _abort(self) -> None:
         for writer in list(self._writers):
+            connection = writer.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             writer.transport.abort()
 
     async def _end(self) -> None:

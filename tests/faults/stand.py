@@ -75,7 +75,7 @@ class Recovery:
     """How one fault passed; seconds count from the moment of the fault.
 
     `resumed_seconds`: until payments came out again after the longest silence.
-    `normal_seconds`: until the last payment that was late by more than 1.5 s was there.
+    `normal_seconds`: until the last second of payments half of which were over 1.5 s late was there.
     `memory_megabytes`: the most that the TaskManagers held together meanwhile.
     """
 
@@ -127,6 +127,7 @@ class Stand:
         self.variant: str | None = None
         self.job_id = ""
         self._clean_until_ms: int | None = None
+        self._lateness_ms = -1
         self._models: list[str] = []
 
     def start(self) -> None:
@@ -199,7 +200,11 @@ class Stand:
                 causes: list[str] = []
                 with contextlib.suppress(RiskstreamError):
                     causes = self.cluster.exceptions(self.job_id)
-                msg = f"waiting for {what} took over {seconds:.0f} s; causes: {causes[:1]}"
+                parts = {part.name: part.state for part in self.stack.status()}
+                msg = (
+                    f"waiting for {what} took over {seconds:.0f} s; parts: {parts}; nine in ten "
+                    f"payments within {self._lateness_ms} ms; causes: {causes[:1]}"
+                )
                 raise StandError(msg)
             time.sleep(POLL_SECONDS)
 
@@ -283,16 +288,17 @@ class Stand:
         )
 
     def _calm_since(self, settled_ms: int) -> bool:
-        """Say whether payments of some whole seconds are there, and none of them was late."""
+        """Say whether the payments of some whole seconds are there, nine in ten of them in time."""
         now_ms = time.time_ns() // 1_000_000
         first_ms, last_ms = now_ms - CALM_MS - 2_000, now_ms - 2_000
         if first_ms < settled_ms:
             return False
-        between = f"FROM {{v}} WHERE published_at_ms BETWEEN {first_ms} AND {last_ms}"
         late = self.one(
-            f"SELECT countIf(decided_at_ms - published_at_ms > {LATE_MS}) AS n {between}"
+            "SELECT if(count(), toInt64(quantile(0.9)(decided_at_ms - published_at_ms)), 999999) "
+            f"AS n FROM {{v}} WHERE published_at_ms BETWEEN {first_ms} AND {last_ms}"
         )
-        return late == 0 and self.one(f"SELECT count() AS n {between}") > 0
+        self._lateness_ms = late
+        return 0 <= late <= LATE_MS
 
     def _times(self, began_ms: int) -> tuple[float, float]:
         # A payment is there for its readers when it is decided and its row inserted.
@@ -304,9 +310,12 @@ class Stand:
             f"FROM (SELECT DISTINCT {there} AS at FROM {{v}} "
             f"WHERE published_at_ms >= {began_ms - 60_000} AND {there} >= {began_ms}))"
         )
+        # The last second of payments half of which were late. A few are late at any time on a
+        # machine that is short of processors, and say nothing about the fault.
         normal = self.one(
-            f"SELECT max({there}) AS n FROM {{v}} "
-            f"WHERE published_at_ms >= {began_ms} AND {there} - published_at_ms > {LATE_MS}"
+            f"SELECT max(done) AS n FROM (SELECT max({there}) AS done FROM {{v}} "
+            f"WHERE published_at_ms >= {began_ms} GROUP BY intDiv(published_at_ms, 1000) "
+            f"HAVING median({there} - published_at_ms) > {LATE_MS})"
         )
         return (
             round(max(0, resumed - began_ms) / 1000, 3),
