@@ -85,7 +85,12 @@ def market_alert(
     threshold: float,
     origin: Origin,
 ) -> dict[str, Any]:
-    """Return the alert of a price jump, a volume spike or a crossed market."""
+    """Return the alert of a price jump, a volume spike or a crossed market.
+
+    Its decision names which, and the attribute `cause` is `market`. Its kind is `limit`, a bound on
+    what the market does: the kinds are an enum that readers of every version must know, so the
+    contract cannot gain one.
+    """
     text = _TEXTS[flag].format(value=value)
     return {
         "alert_id": _identity(instrument, f"{flag}:{event_id}"),
@@ -97,11 +102,11 @@ def market_alert(
         "event_time_ms": event_time_ms,
         "score": abs(value),
         "threshold": threshold,
-        "decision": "near",
+        "decision": flag,
         "amount_minor": None,
         "currency": None,
         "reasons": [_reason(flag, text, flag, value)],
-        "attributes": {},
+        "attributes": {"cause": "market"},
         **_common(origin),
     }
 

@@ -18,6 +18,7 @@ from jobs.market_risk.portfolio_stage import PortfolioStage
 from jobs.market_risk.simulator import DeskConfig, MarketSimulator
 from jobs.market_risk.tables import LAYOUTS, Table
 from schemas.avro import RecordDecoder
+from schemas.columns import NumberColumn, StringColumn
 from schemas.contract import contract
 from schemas.registry import open_registry
 
@@ -216,11 +217,47 @@ def test_a_breached_limit_raises_one_alert_in_the_common_envelope(settings):
     alerts = job.records("limit_alerts", "alert")
     limits = [alert for alert in alerts if "limit_id" in alert["attributes"]]
     assert limits
-    assert all(alert["kind"] == "limit" and alert["reasons"] for alert in alerts)
+    assert all(alert["kind"] == "limit" and alert["reasons"] for alert in limits)
     assert len({alert["alert_id"] for alert in alerts}) == len(alerts)
     breached = [alert for alert in limits if alert["decision"] == "breach"]
     assert all(alert["score"] >= alert["threshold"] for alert in breached)
     assert all(alert["severity"] == "critical" for alert in breached)
+
+
+def test_a_market_that_jumps_spikes_or_crosses_raises_alerts_of_the_market(settings):
+    job = Job(settings)
+    parts = stream(settings)
+    log = RecordLog()
+    feed = MarketFeed(settings, log)
+    whole = np.ones(1, np.bool_)
+
+    def number(value, kind=np.int64):
+        return NumberColumn(np.array([value], kind), whole)
+
+    name = "EQ0000"
+    common = {
+        "instrument_id": StringColumn.from_texts([name]),
+        "event_time_ms": number(1_577_836_810_000),
+        "price_scale": number(2, np.int32),
+        "quantity_scale": number(0, np.int32),
+    }
+    sizes = {"bid_size": number(1), "ask_size": number(1)}
+    feed.publish("quotes", common | sizes | {"bid": number(9_010), "ask": number(9_000)})
+    trade = {"trade_id": StringColumn.from_texts(["t"]), "aggressor": number(1, np.int32)}
+    feed.publish("ticks", common | trade | {"price": number(999_900), "size": number(10_000_000)})
+    parts.append(
+        [
+            (0, write_frame(topic, key, value, offset=50_000 + row, timestamp_ms=time_ms))
+            for row, (topic, key, value, time_ms) in enumerate(log.records)
+        ]
+    )
+    # All of an instrument's events are in one shard, as the hash of its key puts them.
+    for frames in parts:
+        job.feed([(None if target is None else 0, frame) for target, frame in frames])
+    alerts = [one for one in job.records("limit_alerts", "alert") if one["entity_id"] == name]
+    found = {one["decision"] for one in alerts if one["attributes"].get("cause") == "market"}
+    assert found >= {"price_jump", "volume_spike", "crossed_market"}
+    assert {one["reasons"][0]["code"] for one in alerts} == found
 
 
 def test_a_bad_record_becomes_a_dead_letter_and_its_neighbours_go_on(settings):
