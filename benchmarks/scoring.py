@@ -43,6 +43,9 @@ class _One:
     def load(self, version: str) -> tuple[Manifest, bytes]:
         return self._pair
 
+    def reference(self, manifest: Manifest) -> None:
+        return None
+
 
 def _data() -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     generator = np.random.default_rng(SEED)

@@ -28,13 +28,14 @@ from models._shapley import LeafPaths, leaf_paths, shapley_values
 from models.errors import ModelError
 from models.manifest import Manifest
 
-__all__ = ["Explainer", "Explanation", "Scale", "explainer_of"]
+__all__ = ["Explainer", "Explanation", "Rows", "Scale", "explainer_of"]
 
 Scale = Literal["log_odds", "probability", "margin", "path_length"]
 """What contributions add up to."""
 
 Method = Literal["tree", "linear", "sampled"]
 Rows = NDArray[np.float64]
+"""Features, shape (n, k)."""
 
 PERMUTATIONS: Final = 64
 # Pairs of opposite orders of the features, so 32 independent draws: the standard error of a
@@ -66,30 +67,16 @@ class _Body(Protocol):
 class Explainer:
     """Explain the scores of one model; safe between threads."""
 
-    def __init__(
-        self, names: tuple[str, ...], body: _Body, columns: NDArray[np.int64] | None
-    ) -> None:
-        """Bind a body to the feature set: `columns` picks the model's features, None takes all."""
+    def __init__(self, names: tuple[str, ...], body: _Body) -> None:
+        """Name the features that a body explains."""
         self.names: Final = names
         self.method: Final = body.method
         self.scale: Final = body.scale
         self._body: Final = body
-        self._columns: Final = columns
 
     def explain(self, rows: Rows) -> Explanation:
         """Explain rows that hold exactly the model's own features, in its order."""
         return self._body.explain(rows)
-
-    def contributions(self, features: Rows) -> NDArray[np.float64]:
-        """Return contributions for rows of the job's feature set, shape (n, k of the set).
-
-        Features that the model does not use get NaN.
-        """
-        if self._columns is None:
-            return self._body.explain(features).contributions
-        spread = np.full(features.shape, np.nan)
-        spread[:, self._columns] = self._body.explain(features[:, self._columns]).contributions
-        return spread
 
 
 class _TreeBody:
@@ -159,7 +146,6 @@ def explainer_of(
     manifest: Manifest,
     data: bytes,
     score: Callable[[Rows], Rows],
-    columns: NDArray[np.int64] | None = None,
 ) -> Explainer:
     """Return the best explainer there is for a model.
 
@@ -167,7 +153,6 @@ def explainer_of(
         manifest: the model's manifest; golden rows are the background of samples.
         data: the ONNX file.
         score: scores rows of the model's own features, shape (n, k) to (n,).
-        columns: where the model's features are in the job's feature set; None when they are all.
     """
     body: _Body | None = None
     try:
@@ -177,7 +162,7 @@ def explainer_of(
         body = None
     if body is None:
         body = _SampledBody(score, manifest.golden.input_matrix())
-    return Explainer(manifest.features, body, columns)
+    return Explainer(manifest.features, body)
 
 
 def _exact_body(manifest: Manifest, data: bytes) -> _Body | None:

@@ -23,7 +23,7 @@ from models.registry import ModelFolder
 from models.session import open_session
 from models.training import TrainingData, TrainingRun
 
-__all__ = ["GOLDEN_ROWS", "REFERENCE_ROWS", "package", "read_reference"]
+__all__ = ["GOLDEN_ROWS", "REFERENCE_ROWS", "package"]
 
 GOLDEN_ROWS: Final = 32
 # Spread over the score's whole range; enough that no wrong branch in a few hundred trees goes
@@ -94,12 +94,6 @@ def package(
         "card.md": model_card(manifest, evaluation).encode(),
     }
     return ModelFolder(manifest, run.fitted.onnx, extra)
-
-
-def read_reference(data: bytes) -> NDArray[np.float32]:
-    """Return the reference sample: features in the model's order, then the score; float32."""
-    sample: NDArray[np.float32] = np.load(io.BytesIO(data), allow_pickle=False)
-    return sample
 
 
 def _metrics(run: TrainingRun) -> dict[str, Any]:

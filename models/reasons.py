@@ -6,6 +6,7 @@ same kind in the row, counts scaled to the shorter window.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Reason", "sentences"]
+from models.counterfactual import Change
+
+__all__ = ["Reason", "SentenceWriter"]
 
 _WINDOW: Final = re.compile(r"^(?P<stem>.+?)_(?P<size>\d+)(?P<unit>[smhd])(?P<rest>(_.*)?)$")
+_DELAY: Final = re.compile(r"_delay_(\d+)([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _UNITS: Final = {"s": "s", "m": "min", "h": "h", "d": "days"}
+_YES_NO: Final = {
+    "night": ("paid at night", "not at night"),
+    "weekend": ("paid on a weekend", "not on a weekend"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,69 +39,130 @@ class Reason:
     text: str
 
 
-def sentences(
-    names: Sequence[str],
-    values: NDArray[np.float64],
-    contributions: NDArray[np.float64],
-    limit: int = 3,
-) -> list[Reason]:
-    """Return the features that raised the score most, highest first; NaN is left out."""
-    row = dict(zip(names, values.tolist(), strict=True))
-    raised = [
-        int(one)
-        for one in np.argsort(-np.nan_to_num(contributions, nan=-np.inf), kind="stable")
-        if contributions[one] > 0
-    ]
-    return [
-        Reason(
-            names[one],
-            float(values[one]),
-            float(contributions[one]),
-            _sentence(names[one], float(values[one]), row),
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """What the name of a window feature says; `longest` is the column of its longest window."""
+
+    entity: str
+    measure: str
+    span: str
+    longest: int | None
+    scale: float
+
+
+class SentenceWriter:
+    """Writes about the features of one model; names are read once, here."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Read the names, in the order of the rows that will come."""
+        self._names = tuple(names)
+        parsed = [_WINDOW.match(name) for name in self._names]
+        self._windows = [None if match is None else _window(match, parsed) for match in parsed]
+
+    def reasons(
+        self, values: NDArray[np.float64], contributions: NDArray[np.float64], limit: int = 3
+    ) -> list[Reason]:
+        """Return the features of one row that raised the score most, highest first.
+
+        Those that lowered it or have no contribution (NaN) are left out.
+        """
+        shares = contributions.tolist()
+        raised = [one for one in range(len(shares)) if shares[one] > 0]
+        raised.sort(key=lambda one: -shares[one])
+        row = values.tolist()
+        return [
+            Reason(self._names[one], row[one], shares[one], self._sentence(one, row))
+            for one in raised[:limit]
+        ]
+
+    def change(self, change: Change, threshold: float) -> str:
+        """Return the sentence about the smallest change that would not have alerted."""
+        parts = [
+            self._instead(self._names.index(name), before, after)
+            for name, before, after in zip(
+                change.features, change.before, change.after, strict=True
+            )
+        ]
+        return (
+            f"With {' and '.join(parts)} the score would be {change.score:.3f}, below "
+            f"{threshold:.3f}."
         )
-        for one in raised[:limit]
-    ]
+
+    def _instead(self, column: int, before: float, after: float) -> str:
+        window, name = self._windows[column], self._names[column]
+        if window is None:
+            return f"{name.replace('_', ' ')} {_number(after)} instead of {_number(before)}"
+        if window.measure == "count":
+            return f"{_payments(after)} in {window.span} instead of {_number(before)}"
+        if window.measure == "fraud rate":
+            return (
+                f"{_share(after)} instead of {_share(before)} fraud among this {window.entity}'s "
+                f"payments of {window.span}"
+            )
+        return f"{window.measure} over {window.span} {_number(after)} instead of {_number(before)}"
+
+    def _sentence(self, column: int, row: list[float]) -> str:
+        value, window, name = row[column], self._windows[column], self._names[column]
+        if window is None:
+            if name in _YES_NO:
+                return _YES_NO[name][0 if value else 1]
+            return f"{name.replace('_', ' ')} is {_number(value)}"
+        usual = math.nan if window.longest is None else row[window.longest] * window.scale
+        told = math.isfinite(usual)
+        if window.measure == "count":
+            text = f"{_payments(value)} in {window.span}"
+            if window.entity != "customer":
+                text += f" at this {window.entity}"
+            return text + (f", this {window.entity}'s usual is {_number(usual)}" if told else "")
+        if window.measure == "fraud rate":
+            text = f"{_share(value)} of this {window.entity}'s payments of {window.span} were fraud"
+            return text + (f", over its longest window {_share(usual)}" if told else "")
+        text = f"{window.measure} over {window.span} is {_number(value)}"
+        return text + (f", this {window.entity}'s usual is {_number(usual)}" if told else "")
 
 
-def _sentence(name: str, value: float, row: dict[str, float]) -> str:
-    match = _WINDOW.match(name)
-    if match is None:
-        if name in ("night", "weekend"):
-            return f"paid {'at' if name == 'night' else 'on a'} {name}" if value else f"not {name}"
-        return f"{name.replace('_', ' ')} is {_number(value)}"
-    stem, rest = match["stem"], match["rest"] or ""
-    size, unit = int(match["size"]), match["unit"]
-    seconds = size * _SECONDS[unit]
-    span = "24 h" if seconds == 86_400 else f"{size} {_UNITS[unit]}"
-    delay = re.search(r"_delay_(\d+)([smhd])", rest)
+def _window(match: re.Match[str], every: Sequence[re.Match[str] | None]) -> _Window:
+    entity, _, measure = match["stem"].partition("_")
+    seconds = _seconds(match)
+    span = "24 h" if seconds == 86_400 else f"{match['size']} {_UNITS[match['unit']]}"
+    delay = _DELAY.search(match["rest"] or "")
     if delay is not None:
         span += f" up to {delay[1]} {_UNITS[delay[2]]} ago"
-    entity, _, measure = stem.partition("_")
-    longest, usual = _longest(stem, rest, row)
-    shorter = longest > seconds
-    if "count" in measure:
-        text = f"{_number(value)} payments in {span}"
-        if shorter:
-            text += f", this {entity}'s usual is {_number(usual * seconds / longest)}"
-    elif measure.startswith(("fraud", "ratio")) or "fraud" in measure:
-        text = f"{value:.0%} of this {entity}'s payments of {span} were fraud"
-        if shorter:
-            text += f", over the longest window {usual:.0%}"
-    else:
-        text = f"{measure.replace('_', ' ')} over {span} is {_number(value)}"
-        if shorter:
-            text += f", this {entity}'s usual is {_number(usual)}"
-    return text
+    longest, scale = None, 1.0
+    for column, other in enumerate(every):
+        if other is None or other["stem"] != match["stem"] or other["rest"] != match["rest"]:
+            continue
+        if _seconds(other) > seconds and (
+            longest is None or _seconds(other) > _seconds(every[longest] or match)
+        ):
+            longest = column
+    words = measure.replace("_", " ")
+    if measure.endswith("count"):
+        words = "count"
+        if longest is not None:
+            scale = seconds / _seconds(every[longest] or match)
+    elif "fraud" in measure:
+        words = "fraud rate"
+    elif measure.endswith("_mean"):
+        words = f"mean {words.removesuffix(' mean')}"
+    return _Window(entity, words, span, longest, scale)
 
 
-def _longest(stem: str, rest: str, row: dict[str, float]) -> tuple[int, float]:
-    best = (0, 0.0)
-    for name, value in row.items():
-        match = _WINDOW.match(name)
-        if match is not None and match["stem"] == stem and (match["rest"] or "") == rest:
-            best = max(best, (int(match["size"]) * _SECONDS[match["unit"]], value))
-    return best
+def _seconds(match: re.Match[str]) -> int:
+    return int(match["size"]) * _SECONDS[match["unit"]]
+
+
+def _payments(value: float) -> str:
+    return f"{_number(value)} payment{'' if value == 1 else 's'}"
+
+
+def _share(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.0%}"
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) or abs(value) >= 100 else f"{value:,.2f}"
+    if math.isnan(value):
+        return "unknown"
+    if value == round(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:,.2f}"

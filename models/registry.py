@@ -12,6 +12,7 @@ ask. Models that ship with riskstream (`models/artefacts/`) can be read from eve
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import fsspec
+import numpy as np
+from numpy.typing import NDArray
 
 from models.control import ControlRecord
 from models.errors import ManifestError, ModelError, ModelNotFoundError
@@ -107,6 +110,24 @@ class Registry:
             ModelNotFoundError: when there is no such version.
         """
         return self.manifest(version), self.file(version, MODEL_FILE)
+
+    def reference(self, manifest: Manifest) -> NDArray[np.float32] | None:
+        """Return the sample of training rows kept with a model: features, then the score.
+
+        None when its manifest names no sample.
+
+        Raises:
+            ModelNotFoundError: when the file is not there.
+            ManifestError: when it is another file than the manifest says.
+        """
+        if manifest.reference is None:
+            return None
+        data = self.file(manifest.version, manifest.reference.file)
+        if sha256_of(data) != manifest.reference.sha256:
+            msg = f"model {manifest.version!r}: its reference sample is another file; copy it again"
+            raise ManifestError(msg)
+        sample: NDArray[np.float32] = np.load(io.BytesIO(data), allow_pickle=False)
+        return sample
 
     def manifest(self, version: str) -> Manifest:
         """Return the manifest of a version."""

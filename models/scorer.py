@@ -40,6 +40,14 @@ _REMEMBERED: Final = 64
 class ModelSource(Protocol):
     """Where models come from; the registry is one."""
 
+    def reference(self, manifest: Manifest) -> NDArray[np.float32] | None:
+        """Return the sample of training rows kept with a model, None when there is none.
+
+        Raises:
+            ModelError: when it should be there and is not, or is another file.
+        """
+        ...
+
     def load(self, version: str) -> tuple[Manifest, bytes]:
         """Return manifest and file of a version.
 
@@ -161,7 +169,7 @@ class ModelCache:
                 raise ModelRefusedError(msg, "bad_manifest")
             model = admit(manifest, data, feature_names, self._budget_us, self._clock_ns)
             # Made here, not at the first alert, where it would delay a decision.
-            model.explainer()
+            model.prepare_evidence(self._source.reference(manifest))
         except BaseException as e:
             future.set_exception(e)
             return

@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from models.errors import ModelRefusedError
+from models.evidence import EvidenceMaker
 from models.explain import Explainer, explainer_of
 from models.manifest import Manifest
 
@@ -43,6 +44,7 @@ class LoadedModel:
         self._class: Final = manifest.output.class_index
         self._data: Final = data
         self._explainer: Explainer | None = None
+        self._evidence: EvidenceMaker | None = None
 
     def score(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return one score for each row of `features`, float64 (n, k of the feature set).
@@ -68,8 +70,22 @@ class LoadedModel:
         """Return what explains this model's scores, made at the first call (tens of ms)."""
         # Two threads may both make one; they are equal and the last one stays.
         if self._explainer is None:
-            self._explainer = explainer_of(self.manifest, self._data, self.score_rows, self.columns)
+            self._explainer = explainer_of(self.manifest, self._data, self.score_rows)
         return self._explainer
+
+    def prepare_evidence(self, reference: NDArray[np.float32] | None) -> EvidenceMaker:
+        """Make what explains alerts, from the training rows kept with the model.
+
+        Its golden rows take their place when there are none.
+        """
+        sample = self.manifest.golden.input_matrix() if reference is None else reference
+        made = EvidenceMaker(self.explainer(), self.columns, self.score_rows, sample)
+        self._evidence = made
+        return made
+
+    def evidence(self) -> EvidenceMaker:
+        """Return what explains alerts, made at the first call unless it was prepared."""
+        return self._evidence or self.prepare_evidence(None)
 
 
 def open_session(data: bytes) -> onnxruntime.InferenceSession:

@@ -32,7 +32,7 @@ from jobs.fraud.customer_stage import event_batch
 from jobs.fraud.intake import Refusal
 from jobs.fraud.model_routes import route_hashes
 from jobs.fraud.parts import now_ms
-from jobs.fraud.reasons import ScoredRows
+from jobs.fraud.reasons import ScoredRows, only_by_score
 from jobs.fraud.rule_columns import PROFILE_KINDS
 from jobs.fraud.shard import DecisionShard
 from jobs.rules.decision import Decision, decide
@@ -264,20 +264,20 @@ class DecisionStage:
         alerts: NDArray[np.int64],
         decided_at_ms: int,
     ) -> bytes:
-        names = unit.engine.versions
-        versions = [names[index] for index in scores.model_index[alerts].tolist()]
-        contributions = unit.contributions(versions, scored.features[alerts])
         frames = []
         for index in np.unique(scores.model_index[alerts]).tolist():
-            mine = scores.model_index[alerts] == index
-            builder = unit.builder(unit.thresholds(index))
-            built = builder.build(
-                scored,
-                alerts[mine],
-                None if contributions is None else contributions[mine],
-                [names[index]] * int(mine.sum()),
-                decided_at_ms,
+            mine = alerts[scores.model_index[alerts] == index]
+            version, thresholds = unit.engine.versions[index], unit.thresholds(index)
+            evidence = (
+                unit.engine.model(version)
+                .evidence()
+                .of(
+                    scored.features[mine],
+                    only_by_score(scored, mine, unit.rules),
+                    thresholds.review,
+                )
             )
+            built = unit.builder(thresholds).build(scored, mine, evidence, version, decided_at_ms)
             frames += [
                 write_frame(
                     self._alert_topic,

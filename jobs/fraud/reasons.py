@@ -8,18 +8,19 @@ score most.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.rules.decision import DECISION_NAMES, Cause, Decision, DecisionCode, Thresholds
-from jobs.rules.ruleset import RuleColumns, RuleSet
+from jobs.rules.ruleset import Action, RuleColumns, RuleSet
+from models.evidence import Evidence
 from schemas.columns import NumberColumn, StringColumn
 
-__all__ = ["FRAUD_CAUSE", "AlertBuilder", "ScoredRows", "alert_id"]
+__all__ = ["FRAUD_CAUSE", "AlertBuilder", "ScoredRows", "alert_id", "only_by_score"]
 
 FRAUD_CAUSE: Final = "fraud"
 """Cause of every alert of the fraud job: one event raises at most one.
@@ -29,7 +30,6 @@ a newer model; its alert then repeats the id, and a subscriber still holds one a
 """
 
 NO_SCORE: Final = "no_score"
-MAX_FEATURES: Final = 3  # more than a person reads; the scored row keeps every feature
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,55 +62,42 @@ class ScoredRows:
     ingested_at_ms: NDArray[np.integer[Any]]
 
 
+def only_by_score(scored: ScoredRows, rows: NDArray[np.int64], rules: RuleSet) -> NDArray[np.bool_]:
+    """Return which of the rows in `rows` alert for their score alone, no rule besides."""
+    stern = (rules.actions == int(Action.REVIEW)) | (rules.actions == int(Action.BLOCK))
+    by_rule = scored.fired[np.ix_(rows, np.flatnonzero(stern))].any(axis=1)
+    alone: NDArray[np.bool_] = (scored.decision.causes[rows] == Cause.SCORE) & ~by_rule
+    return alone
+
+
 class AlertBuilder:
     """Builds the alerts of one job under one rule set; make a new one when the rules change."""
 
-    def __init__(
-        self,
-        rules: RuleSet,
-        thresholds: Thresholds,
-        feature_names: Sequence[str],
-        feature_set_version: str,
-        feature_texts: Mapping[str, str] | None = None,
-    ) -> None:
-        """Take what is the same for all alerts.
-
-        `feature_texts` describes features in words, as a sentence's subject; a feature without one
-        is shown by its name.
-        """
-        texts = feature_texts or {}
+    def __init__(self, rules: RuleSet, thresholds: Thresholds, feature_set_version: str) -> None:
+        """Take what is the same for all alerts."""
         self._rules = rules
         self._thresholds = thresholds
-        self._names = tuple(feature_names)
-        self._subjects = tuple(_subject(texts.get(name, name)) for name in self._names)
         self._feature_set_version = feature_set_version
 
     def build(
         self,
         scored: ScoredRows,
         rows: NDArray[np.int64],
-        contributions: NDArray[np.float64] | None,
-        model_versions: Sequence[str],
+        evidence: Evidence | None,
+        model_version: str,
         decided_at_ms: int,
     ) -> list[dict[str, Any]]:
         """Return one record of contract `alert` per row number in `rows`, in that order.
 
         Args:
             scored: The batch.
-            rows: Rows to alert on, as from `Decision.alerts`.
-            contributions: float64 (len(rows), k), each feature's share in the score in the model's
-                log-odds; NaN where unknown. None when the model gives none.
-            model_versions: Version of the model that scored, one per row in `rows`.
+            rows: Rows to alert on, as from `Decision.alerts`, all scored by one model.
+            evidence: What the model says about each of them; None when it explains nothing.
+            model_version: Version of the model that scored.
             decided_at_ms: When the batch was decided, UTC milliseconds since 1970.
         """
         return [
-            self._alert(
-                scored,
-                row,
-                None if contributions is None else contributions[position],
-                model_versions[position],
-                decided_at_ms,
-            )
+            self._alert(scored, row, evidence, position, model_version, decided_at_ms)
             for position, row in enumerate(rows.tolist())
         ]
 
@@ -118,7 +105,8 @@ class AlertBuilder:
         self,
         scored: ScoredRows,
         row: int,
-        contributions: NDArray[np.float64] | None,
+        evidence: Evidence | None,
+        position: int,
         model_version: str,
         decided_at_ms: int,
     ) -> dict[str, Any]:
@@ -142,7 +130,7 @@ class AlertBuilder:
             "decision": DECISION_NAMES[code],
             "amount_minor": _integer(scored.columns, "amount_minor", row),
             "currency": _text(scored.columns, "currency", row),
-            "reasons": self._reasons(scored, row, contributions),
+            "reasons": self._reasons(scored, row, evidence, position),
             "model_version": model_version,
             "rule_set_version": self._rules.version,
             "feature_set_version": self._feature_set_version,
@@ -159,6 +147,7 @@ class AlertBuilder:
                 "terminal_id": _text(scored.columns, "terminal_id", row),
                 **({} if has_score else {NO_SCORE: "true"}),
             },
+            **(_explained(evidence, position) if evidence is not None and has_score else _SILENT),
         }
 
     def _cause(self, decision: Decision, row: int) -> str:
@@ -168,7 +157,7 @@ class AlertBuilder:
         return {Cause.SCORE: "score", Cause.NO_SCORE: NO_SCORE}.get(Cause(cause), "none")
 
     def _reasons(
-        self, scored: ScoredRows, row: int, contributions: NDArray[np.float64] | None
+        self, scored: ScoredRows, row: int, evidence: Evidence | None, position: int
     ) -> list[dict[str, Any]]:
         deciding = int(scored.decision.rule[row])
         numbers = [n for n in self._rules.order.tolist() if scored.fired[row, n] and n != deciding]
@@ -185,30 +174,49 @@ class AlertBuilder:
         if not np.isfinite(scored.score[row]):
             text = "No model could score this event."
             reasons.append(_reason(NO_SCORE, "rule", text))
-        elif contributions is not None:
-            reasons += self._feature_reasons(scored.features[row], contributions)
+        elif evidence is not None:
+            reasons += [
+                {
+                    "code": reason.feature,
+                    "kind": "feature",
+                    "text": reason.text,
+                    "feature": reason.feature,
+                    "value": None if isnan(reason.value) else reason.value,
+                    "contribution": reason.contribution,
+                }
+                for reason in evidence.reasons[position]
+            ]
         return reasons
 
-    def _feature_reasons(
-        self, values: NDArray[np.float64], contributions: NDArray[np.float64]
-    ) -> list[dict[str, Any]]:
-        known = np.where(np.isnan(contributions), -np.inf, contributions)
-        largest = np.argsort(-known, kind="stable")[:MAX_FEATURES]
-        reasons = []
-        for number in largest.tolist():
-            share = float(known[number])
-            if share <= 0.0:
-                break  # what lowered the score is no reason to alert
-            value = float(values[number])
-            missing = bool(np.isnan(value))
-            shown = "unknown" if missing else _plain(value)
-            text = f"{self._subjects[number]} is {shown}, which raised the score."
-            reason = _reason(self._names[number], "feature", text)
-            reason["feature"] = self._names[number]
-            reason["value"] = None if missing else value
-            reason["contribution"] = share
-            reasons.append(reason)
-        return reasons
+
+_SILENT: Final[dict[str, Any]] = {
+    "contributions": None,
+    "contribution_base": None,
+    "contribution_scale": None,
+    "smallest_change": None,
+}
+
+
+def _explained(evidence: Evidence, position: int) -> dict[str, Any]:
+    change = evidence.changes[position]
+    shares = evidence.contributions[position].tolist()
+    return {
+        "contributions": dict(zip(evidence.names, shares, strict=True)),
+        "contribution_base": float(evidence.base[position]),
+        "contribution_scale": evidence.scale,
+        "smallest_change": None
+        if change is None
+        else {
+            "text": evidence.change_texts[position],
+            "score": change.score,
+            "features": [
+                {"feature": name, "before": None if isnan(before) else before, "after": after}
+                for name, before, after in zip(
+                    change.features, change.before, change.after, strict=True
+                )
+            ],
+        },
+    }
 
 
 def alert_id(event_id: str, cause: str) -> str:
@@ -230,15 +238,6 @@ def _reason(code: str, kind: str, text: str) -> dict[str, Any]:
         "value": None,
         "contribution": None,
     }
-
-
-def _subject(text: str) -> str:
-    text = text.strip().rstrip(".")
-    return text[:1].upper() + text[1:] if " " in text else text
-
-
-def _plain(value: float) -> str:
-    return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def _text(columns: RuleColumns, name: str, row: int) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from connectors.settings import Settings
 from jobs.fraud.model_routes import ROUTE_FIELDS
@@ -125,9 +124,8 @@ class DecisionShard:
         """Return the builder of alerts under the rules in force."""
         known = self._builders.get(thresholds)
         if known is None:
-            texts = {entry["name"]: _subject(entry) for entry in self._features.explain()}
             known = self._builders[thresholds] = AlertBuilder(
-                self.rules, thresholds, self._features.names, self._features.version, texts
+                self.rules, thresholds, self._features.version
             )
         return known
 
@@ -169,28 +167,6 @@ class DecisionShard:
             "thresholds": None if chosen is None else [chosen.review, chosen.block],
         }
         self._state.put(RULES_KEY, json.dumps(saved).encode())
-
-    def contributions(
-        self, versions: list[str], features: NDArray[np.float64]
-    ) -> NDArray[np.float64] | None:
-        """Return each feature's share in the score of each row, NaN where a model has none."""
-        if not versions:
-            return None
-        shares = np.full(features.shape, np.nan)
-        for version in dict.fromkeys(versions):
-            mine = np.array([one == version for one in versions])
-            explainer = self.engine.model(version).explainer()
-            if explainer is not None:
-                shares[mine] = explainer.contributions(features[mine])
-        return shares
-
-
-def _subject(entry: dict[str, str]) -> str:
-    """Return a feature in words, as the subject of a sentence an analyst reads."""
-    meaning = entry["meaning"].split(";")[0].split(", over ")[0]
-    if entry["entity"] == "event":
-        return f"the payment's {entry['name'].replace('_', ' ')}"
-    return f"the {entry['entity']}'s {meaning} in {entry['window']}"
 
 
 def _number(control: ControlRecord, name: str) -> float:

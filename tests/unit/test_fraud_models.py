@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from jobs.fraud.features import FRAUD_FEATURES
 from models.errors import ModelRefusedError
+from models.manifest import Manifest
 from models.registry import Registry
 from models.scorer import ModelCache
 from tests.support.fraud import Fraud, control, offline_settings, payment, read_rows
@@ -94,6 +96,9 @@ def test_a_prepared_model_is_loaded_once_and_then_only_taken_over(tmp_path: Path
             loads.append(wanted)
             return registry.load(wanted)
 
+        def reference(self, manifest: Manifest) -> None:
+            return None
+
     cache = ModelCache(Counting(), 10**9, time.perf_counter_ns)
     for _ in range(3):
         cache.prepare(version, FRAUD_FEATURES.names)
@@ -110,3 +115,24 @@ def test_a_model_refused_when_prepared_is_refused_again_when_asked_for(tmp_path:
         with pytest.raises(ModelRefusedError) as refused:
             cache.get(version, FRAUD_FEATURES.names)
         assert refused.value.code == "corrupt_file"
+
+
+def test_what_an_alert_says_of_its_score_is_true_of_the_model(fraud: Fraud) -> None:
+    fraud.reset()
+    registry = registry_of(fraud)
+    version = registry.register(amount_model("dear", 0.01, -4.0))
+    fraud.send([control(0, "activate_model", version)])
+    fraud.send([payment(1, amount_minor=90_000), payment(2, amount_minor=1_000)])
+    (alert,) = [one for one in fraud.alerts() if one["model_version"] == version]
+    assert alert["contribution_scale"] == "log_odds"
+    raw = sum(alert["contributions"].values()) + alert["contribution_base"]
+    assert 1 / (1 + math.exp(-raw)) == pytest.approx(alert["score"], abs=1e-6)
+    (reason,) = [one for one in alert["reasons"] if one["kind"] == "feature"]
+    assert reason["text"] == "amount is 900"
+    assert reason["contribution"] == alert["contributions"]["amount"]
+    change = alert["smallest_change"]
+    assert [one["feature"] for one in change["features"]] == ["amount"]
+    amount = change["features"][0]["after"]
+    assert change["score"] == pytest.approx(1 / (1 + math.exp(4 - 0.01 * amount)), abs=1e-6)
+    assert change["score"] < alert["threshold"]
+    assert "amount" in change["text"]

@@ -17,7 +17,7 @@ from models.evaluate import Labelled, evaluate
 from models.kinds import KINDS, fit, kind_named
 from models.manifest import Manifest
 from models.metrics import auc_roc, average_precision, brier_score, card_precision_by_day
-from models.package import package, read_reference
+from models.package import package
 from models.protocol import DAY_MS, Period, folds_of, split_by_time
 from models.registry import Registry, default_version
 from models.report import report_html
@@ -153,7 +153,7 @@ def test_a_trained_model_is_packaged_registered_and_explained(kind: str, tmp_pat
     assert registry.register(folder) == version
     manifest, data = registry.load(version)
     assert manifest == Manifest.from_json(manifest.to_json())
-    reference = read_reference(registry.file(version, "reference.npy"))
+    reference = registry.reference(registry.manifest(version))
     assert reference.shape == (2048, 5)
     model = open_model(manifest, data, DATA.names)
     rows = manifest.golden.input_matrix()

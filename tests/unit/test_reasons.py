@@ -10,9 +10,12 @@ from typing import Any
 import fastavro
 import numpy as np
 
-from jobs.fraud.reasons import FRAUD_CAUSE, AlertBuilder, ScoredRows, alert_id
+from jobs.fraud.reasons import FRAUD_CAUSE, AlertBuilder, ScoredRows, alert_id, only_by_score
 from jobs.rules.decision import Thresholds, decide
 from jobs.rules.ruleset import Action, Rule, RuleSet
+from models.counterfactual import Change
+from models.evidence import Evidence
+from models.reasons import SentenceWriter
 from schemas.columns import NumberColumn, StringColumn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,21 +63,31 @@ def scored(amounts: list[float], scores: list[float]) -> ScoredRows:
     )
 
 
-BUILDER = AlertBuilder(
-    RULES,
-    THRESHOLDS,
-    NAMES,
-    "features-1",
-    {"customer_count_1d": "payments by the customer in 1 day"},
-)
+BUILDER = AlertBuilder(RULES, THRESHOLDS, "features-1")
+WRITER = SentenceWriter(NAMES)
+CHANGE = Change(("amount", "customer_count_1d"), (5.0, NAN), (1.0, 2.0), 0.25)
 
 
 def build(
-    batch: ScoredRows, contributions: list[list[float]] | None = None
+    batch: ScoredRows, contributions: list[list[float]] | None = None, change: Change | None = None
 ) -> list[dict[str, Any]]:
     rows = batch.decision.alerts
-    shares = None if contributions is None else np.array(contributions)
-    return BUILDER.build(batch, rows, shares, ["fraud/3"] * len(rows), 4_000)
+    evidence = None
+    if contributions is not None:
+        shares = np.array(contributions)
+        evidence = Evidence(
+            names=NAMES,
+            scale="log_odds",
+            contributions=shares,
+            base=np.full(len(rows), -2.0),
+            reasons=[
+                WRITER.reasons(batch.features[row], share)
+                for row, share in zip(rows, shares, strict=True)
+            ],
+            changes=[change] * len(rows),
+            change_texts=["Less." if change else ""] * len(rows),
+        )
+    return BUILDER.build(batch, rows, evidence, "fraud/3", 4_000)
 
 
 def test_only_events_that_are_not_approved_raise_an_alert() -> None:
@@ -88,7 +101,7 @@ def test_only_events_that_are_not_approved_raise_an_alert() -> None:
 
 
 def test_an_alert_fits_the_contract_and_survives_it() -> None:
-    alerts = build(scored([150, 5], [NAN, 0.7]), [[0.5, NAN, -1.0], [NAN, 2.0, 0.25]])
+    alerts = build(scored([150, 5], [NAN, 0.7]), [[0.5, 0.0, -1.0], [0.0, 2.0, 0.25]], CHANGE)
     for alert in alerts:
         buffer = io.BytesIO()
         fastavro.schemaless_writer(buffer, CONTRACT, alert, strict=True)
@@ -109,7 +122,7 @@ def test_reasons_start_with_the_deciding_rule_and_follow_with_the_other_rules() 
 
 
 def test_features_that_lowered_the_score_or_are_unexplained_are_no_reasons() -> None:
-    (alert,) = build(scored([5], [0.7]), [[-0.5, NAN, 1.5]])
+    (alert,) = build(scored([5], [0.7]), [[-0.5, 0.0, 1.5]])
     rule, feature = alert["reasons"]
     assert rule["code"] == "noted"
     assert feature["feature"] == "terminal_fraud_rate_7d_delay_7d"
@@ -118,10 +131,32 @@ def test_features_that_lowered_the_score_or_are_unexplained_are_no_reasons() -> 
     assert "unknown" in feature["text"]
 
 
-def test_a_feature_is_described_in_words() -> None:
-    (alert,) = build(scored([5], [0.7]), [[0.0, 1.0, 0.0]])
-    text = alert["reasons"][-1]["text"]
-    assert text == "Payments by the customer in 1 day is 3, which raised the score."
+def test_an_alert_carries_every_contribution_and_what_they_are_added_to() -> None:
+    (alert,) = build(scored([5], [0.7]), [[0.5, 2.0, -1.0]])
+    assert alert["contributions"] == dict(zip(NAMES, [0.5, 2.0, -1.0], strict=True))
+    assert alert["contribution_base"] == -2.0
+    assert alert["contribution_scale"] == "log_odds"
+    assert alert["smallest_change"] is None
+
+
+def test_the_smallest_change_is_told_in_words_and_numbers() -> None:
+    (alert,) = build(scored([5], [0.7]), [[0.5, 2.0, -1.0]], CHANGE)
+    assert alert["smallest_change"] == {
+        "text": "Less.",
+        "score": 0.25,
+        "features": [
+            {"feature": "amount", "before": 5.0, "after": 1.0},
+            {"feature": "customer_count_1d", "before": None, "after": 2.0},
+        ],
+    }
+
+
+def test_only_alerts_that_no_rule_raised_are_by_score_alone() -> None:
+    batch = scored([5, 150, 5, 150], [0.7, 0.1, 0.95, 0.95])
+    rows = batch.decision.alerts
+    assert rows.tolist() == [0, 1, 2, 3]
+    # The last is blocked by its score; a review rule would alert without it.
+    assert only_by_score(batch, rows, RULES).tolist() == [True, False, True, False]
 
 
 def test_a_missing_score_is_a_reason_and_never_reaches_the_record_as_nan() -> None:

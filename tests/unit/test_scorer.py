@@ -47,6 +47,9 @@ class _Source:
             raise ModelNotFoundError(msg)
         return self.models[version]
 
+    def reference(self, manifest: Manifest) -> None:
+        return None
+
 
 def _clock(step_ns: int = 1000):
     ticks = itertools.count(0, step_ns)

@@ -1,0 +1,90 @@
+"""What an alert says about its score: contributions, sentences, the smallest change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.counterfactual import Change, ChangeFinder
+from models.explain import Explainer, Rows, Scale
+from models.reasons import Reason, SentenceWriter
+
+__all__ = ["Evidence", "EvidenceMaker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one model says about n alerts; `contributions` are (n, k of the model).
+
+    `contributions` of a row and its `base` add up to its raw score on `scale`. `changes` is None
+    where no change was asked for, or none is enough; `change_texts` says it in words.
+    """
+
+    names: tuple[str, ...]
+    scale: Scale
+    contributions: NDArray[np.float64]
+    base: NDArray[np.float64]
+    reasons: list[list[Reason]]
+    changes: list[Change | None]
+    change_texts: list[str]
+
+
+class EvidenceMaker:
+    """Explains the alerts of one model; made when the model is loaded, not at the first alert."""
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        columns: NDArray[np.int64] | None,
+        score: Callable[[Rows], Rows],
+        reference: NDArray[np.floating[Any]],
+    ) -> None:
+        """Prepare the candidate values and the words.
+
+        Args:
+            explainer: of the model, with its k features.
+            columns: where they are in the job's feature set; None when they are all, in order.
+            score: scores rows of shape (n, k).
+            reference: real rows, features in the model's order; more columns are ignored.
+        """
+        self._explainer = explainer
+        self._columns = columns
+        self._names = explainer.names
+        self._finder = ChangeFinder(self._names, reference[:, : len(self._names)], score)
+        self._writer = SentenceWriter(self._names)
+
+    def of(
+        self, features: NDArray[np.float64], by_score: NDArray[np.bool_], threshold: float
+    ) -> Evidence:
+        """Explain n alerts, rows of the job's feature set.
+
+        The smallest change is looked for where `by_score` is set: elsewhere a rule alerts, whatever
+        the score. `threshold` is the score from which this model alerts.
+        """
+        rows = features if self._columns is None else features[:, self._columns]
+        explained = self._explainer.explain(rows)
+        shares = explained.contributions
+        changes: list[Change | None] = [None] * len(rows)
+        wanted = np.flatnonzero(by_score)
+        if len(wanted):
+            found = self._finder.find(rows[wanted], shares[wanted], threshold)
+            for place, change in zip(wanted.tolist(), found, strict=True):
+                changes[place] = change
+        return Evidence(
+            names=self._names,
+            scale=self._explainer.scale,
+            contributions=shares,
+            base=explained.base,
+            reasons=[
+                self._writer.reasons(row, share) for row, share in zip(rows, shares, strict=True)
+            ],
+            changes=changes,
+            change_texts=[
+                "" if change is None else self._writer.change(change, threshold)
+                for change in changes
+            ],
+        )
