@@ -163,6 +163,9 @@ def decode_chunk(data: bytes) -> Chunk:
         body = data[_HEADER.size + header.table_bytes :]
         if header.compressed:
             body = zstandard.ZstdDecompressor().decompress(body, max_output_size=header.body_bytes)
+        if len(body) != header.body_bytes:
+            msg = f"expected {header.body_bytes} bytes of rows, was {len(body)}"
+            raise ValueError(msg)
         for version in range(header.version, CHUNK_VERSION):
             body = UPGRADES[version](body)
         return _columns(header, fields, body)
@@ -174,8 +177,8 @@ def decode_chunk(data: bytes) -> Chunk:
 def _columns(header: ChunkHeader, fields: tuple[RawField, ...], body: bytes) -> Chunk:
     n, at = header.rows, 0
     fixed = n * (7 + 8 * (3 + len(fields)))
-    if len(body) != header.body_bytes or len(body) < fixed:
-        msg = f"expected {header.body_bytes} bytes of rows, was {len(body)}"
+    if len(body) < fixed:
+        msg = f"expected at least {fixed} bytes of rows, was {len(body)}"
         raise ValueError(msg)
 
     def take(dtype: str, count: int) -> NDArray[np.generic]:

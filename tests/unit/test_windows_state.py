@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.windows import state_log
+from jobs.windows import delta, state_log
 from jobs.windows.batch import EventBatch, Kind, RowFlag
 from jobs.windows.delta import CHUNK_VERSION, decode_chunk, encode_chunk
 from jobs.windows.errors import StateFormatError
@@ -62,6 +63,22 @@ def test_state_written_by_every_earlier_version_still_reads(name: str) -> None:
 
 def test_what_is_written_today_is_the_golden_file() -> None:
     assert chunk_of_rows() == (GOLDEN / "window_chunk_v1.bin").read_bytes()
+
+
+def test_state_of_an_older_version_is_upgraded_even_if_its_rows_took_more_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spare = bytes(16)
+    today = decode_chunk(chunk_of_rows())
+    old = bytearray(chunk_of_rows())
+    (body_bytes,) = struct.unpack_from("<I", old, 12)
+    old[12:16] = struct.pack("<I", body_bytes + len(spare))
+    old += spare
+    monkeypatch.setattr(delta, "CHUNK_VERSION", CHUNK_VERSION + 1)
+    monkeypatch.setitem(delta.UPGRADES, CHUNK_VERSION, lambda body: body[: -len(spare)])
+    upgraded = decode_chunk(bytes(old))
+    assert upgraded.raw.tobytes() == today.raw.tobytes()
+    assert upgraded.keys.tobytes() == today.keys.tobytes()
 
 
 def test_state_of_a_newer_version_is_refused_with_what_to_do() -> None:
