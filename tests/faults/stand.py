@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from confluent_kafka import Consumer, KafkaError
+
 from connectors.clickhouse import ClickHouseClient
 from connectors.evidence import ranges_of, read_range
 from connectors.flink import FlinkCluster, FlinkError
 from connectors.frames import event_time_header, write_frame
+from connectors.kafka import librdkafka_config
 from connectors.local.flink_lib import assemble_lib, pyflink_folder
 from connectors.local.stack import LocalStack, resolved_settings
 from connectors.settings import Settings, load_settings
@@ -75,7 +78,7 @@ class Recovery:
     """How one fault passed; seconds count from the moment of the fault.
 
     `resumed_seconds`: until payments came out again after the longest silence.
-    `normal_seconds`: until the last second of payments half of which were over 1.5 s late was there.
+    `normal_seconds`: until the last second of payments, half of which were late, was there.
     `memory_megabytes`: the most that the TaskManagers held together meanwhile.
     """
 
@@ -375,12 +378,51 @@ class Stand:
             )
         return found
 
+    def alert_records(self, isolation: str) -> list[str]:
+        """Return the id of each alert on the topic, as a consumer of this isolation level reads."""
+        consumer = Consumer(
+            {
+                **librdkafka_config(self.settings.kafka),
+                "group.id": f"faults-{isolation}",
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": isolation,
+            }
+        )
+        found: list[str] = []
+        ends: set[int] = set()
+        consumer.subscribe([self.settings.kafka.topics.name("alerts")])
+        deadline = time.monotonic() + 60
+        try:
+            while len(ends) < self.settings.kafka.topics.partitions:
+                message = consumer.poll(0.5)
+                if time.monotonic() > deadline:
+                    msg = f"reading the alerts came to the end of partitions {ends} only"
+                    raise StandError(msg)
+                if message is None:
+                    continue
+                error = message.error()
+                if error is None:
+                    found.append(dict(message.headers() or [])["alert_id"].decode())
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    ends.add(message.partition())
+                else:
+                    msg = f"reading the alerts: {error.str()}"
+                    raise StandError(msg)
+        finally:
+            consumer.close()
+        return found
+
     def different_features(self) -> int:
         """Return how many rows differ from an undisturbed run, in one process, of the same records.
 
         Features and scores are compared bit by bit, whatever came of profiles and decisions.
         """
-        undisturbed = Fraud(offline_settings(self.settings.home), self.settings.flink.shards)
+        offline = offline_settings(
+            self.settings.home, f"schemas.registry={self.settings.schemas.registry}"
+        )
+        undisturbed = Fraud(offline, self.settings.flink.shards)
         frames = self._frames()
         for low in range(0, len(frames), 1_000):
             undisturbed.send(frames[low : low + 1_000])

@@ -1,15 +1,14 @@
-"""The short failure matrix: two faults under load, accounted for to the last offset."""
+"""The short failure matrix: faults under load, accounted for to the last offset."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from connectors.local.stack import LocalStack
+from connectors.settings import Settings
 from tests.faults.scenarios import FAULTS
-from tests.faults.stand import Stand, stack_settings
+from tests.faults.stand import Stand
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1_500)]
 
@@ -17,20 +16,13 @@ BY_NAME = {fault.name: fault for fault in FAULTS}
 
 
 @pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    home: Path = tmp_path_factory.mktemp("faults")
-    settings = stack_settings(home, "local.high_availability=false")
-    stack = LocalStack(settings)
-    stack.up()
+def stand(faults_stack: Settings) -> Iterator[Stand]:
+    stand = Stand(faults_stack, "short", rate=300.0)
     try:
-        stand = Stand(settings, "short", rate=300.0)
-        try:
-            stand.start()
-            yield stand
-        finally:
-            stand.stop()
+        stand.start()
+        yield stand
     finally:
-        stack.down(purge=True)
+        stand.stop()
 
 
 @pytest.mark.parametrize("name", ["kill-taskmanager", "kill-clickhouse"])
@@ -39,6 +31,7 @@ def test_the_job_comes_back_by_itself_with_every_offset_accounted_for(
 ) -> None:
     stand.suffer(lambda: BY_NAME[name].happen(stand))
     audit = stand.audit()
+    assert audit.total("offsets_in") > 0
     assert audit.missing_at == []
     assert audit.doubled_at == []
     assert audit.alerts_missing == []
@@ -48,5 +41,31 @@ def test_the_job_comes_back_by_itself_with_every_offset_accounted_for(
 
 def test_features_after_the_faults_equal_those_of_an_undisturbed_run(stand: Stand) -> None:
     stand.load.stop()
-    assert stand.audit().clean
+    assert stand.audit(whole=True).clean
     assert stand.different_features() == 0
+
+
+def test_exactly_once_shows_readers_of_committed_records_each_alert_once(
+    faults_stack: Settings, stand: Stand
+) -> None:
+    stand.stop()
+    once = Stand(faults_stack, "once", rate=300.0, delivery="exactly-once")
+    try:
+        once.start()
+        once.suffer(lambda: BY_NAME["kill-taskmanager-exactly-once"].happen(once))
+        once.load.stop()
+        audit = once.audit(whole=True)
+        _, decided_otherwise = once.decided_again()
+        everything = once.alert_records(isolation="read_uncommitted")
+        committed = once.alert_records(isolation="read_committed")
+    finally:
+        once.stop()
+    assert audit.clean
+    assert audit.alerts_expected > 0
+    assert audit.redelivered_alerts == 0
+    assert decided_otherwise == 0
+    assert sorted(committed) == sorted(set(committed))
+    assert len(committed) == audit.alerts_expected
+    assert set(committed) <= set(everything)
+    # What the killed task had sent in a transaction that was never committed is there twice.
+    assert len(everything) >= len(committed)

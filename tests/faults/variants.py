@@ -8,23 +8,30 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import zstandard
+
 import jobs.fraud.job as fraud
 from connectors.settings import Settings
+from jobs.fraud import rule_columns
 from jobs.fraud.customer_stage import CustomerStage
+from jobs.fraud.decision_stage import DecisionStage
 from jobs.fraud.features import FRAUD_FEATURES
 from jobs.fraud.parts import StageParts
-from jobs.windows.delta import chunk_header
+from jobs.windows import delta, state_log, store
+from jobs.windows.delta import Chunk, chunk_header
+from jobs.windows.raw import RawField
 from jobs.windows.spec import Entity, FeatureSet, count, mean
 
 if TYPE_CHECKING:
-    from jobs.stage import StateMap
+    from jobs.stage import Metrics, StateMap
 
-__all__ = ["LATER_FEATURES", "VARIANTS", "CrashInFold", "main"]
+__all__ = ["LATER_FEATURES", "NEXT_VERSION", "VARIANTS", "CrashInFold", "adopt_next_format", "main"]
 
 
 def _with_one_more_feature() -> FeatureSet:
@@ -86,6 +93,79 @@ class _CrashingState:
         return iter(self._state.items())
 
 
+class LaterCustomerStage(CustomerStage):
+    """The customer stage of a release with `LATER_FEATURES`."""
+
+    def open(self, metrics: Metrics) -> None:
+        """Open as that release would, in the process where it runs."""
+        rule_columns.FRAUD_FEATURES = LATER_FEATURES  # type: ignore[misc]
+        super().open(metrics)
+
+
+class LaterDecisionStage(DecisionStage):
+    """The last stage of a release with `LATER_FEATURES`."""
+
+    def open(self, metrics: Metrics) -> None:
+        """Open as that release would, in the process where it runs."""
+        rule_columns.FRAUD_FEATURES = LATER_FEATURES  # type: ignore[misc]
+        super().open(metrics)
+
+
+class NextFormatCustomerStage(CustomerStage):
+    """The customer stage of a release whose window state has another format."""
+
+    def open(self, metrics: Metrics) -> None:
+        """Open as that release would, in the process where it runs."""
+        adopt_next_format()
+        super().open(metrics)
+
+
+class NextFormatDecisionStage(DecisionStage):
+    """The last stage of a release whose window state has another format."""
+
+    def open(self, metrics: Metrics) -> None:
+        """Open as that release would, in the process where it runs."""
+        adopt_next_format()
+        super().open(metrics)
+
+
+SPARE: Final = b"next" * 2
+NEXT_VERSION: Final = delta.CHUNK_VERSION + 1
+
+
+def adopt_next_format() -> None:
+    """Make this process one of a release that puts eight bytes before the rows of a chunk.
+
+    There is no way back: end the process to be rid of it.
+    """
+    if delta.CHUNK_VERSION == NEXT_VERSION:
+        return
+    encode, columns = delta.encode_chunk, delta._columns
+
+    def encode_next(chunk: Chunk, table: bytes | None = None, compress: bool = False) -> bytes:
+        data = encode(chunk, table, compress=False)
+        header = chunk_header(data)
+        at = len(data) - header.body_bytes
+        body = SPARE + data[at:]
+        packed = zstandard.ZstdCompressor(level=1).compress(body) if compress else body
+        start = bytearray(data[:at])
+        start[4], start[5] = NEXT_VERSION, int(compress)
+        start[12:16] = struct.pack("<I", len(body))
+        return bytes(start) + packed
+
+    def columns_next(header: delta.ChunkHeader, fields: tuple[RawField, ...], body: bytes) -> Chunk:
+        if body[: len(SPARE)] != SPARE:
+            msg = f"expected {SPARE!r}, was {body[: len(SPARE)]!r}"
+            raise ValueError(msg)
+        return columns(header, fields, body[len(SPARE) :])
+
+    delta.UPGRADES[delta.CHUNK_VERSION] = lambda body: SPARE + body
+    delta.CHUNK_VERSION = NEXT_VERSION  # type: ignore[misc]
+    delta._columns = columns_next
+    for module in (delta, state_log, store):
+        module.encode_chunk = encode_next  # type: ignore[attr-defined]
+
+
 def _crash_in_fold() -> None:
     fraud.CustomerStage = CrashInFold  # type: ignore[misc]
 
@@ -95,11 +175,19 @@ def _later_features() -> None:
         return StageParts(settings, LATER_FEATURES)
 
     fraud.StageParts = parts  # type: ignore[assignment, misc]
+    fraud.CustomerStage = LaterCustomerStage  # type: ignore[misc]
+    fraud.DecisionStage = LaterDecisionStage  # type: ignore[misc]
+
+
+def _next_state_format() -> None:
+    fraud.CustomerStage = NextFormatCustomerStage  # type: ignore[misc]
+    fraud.DecisionStage = NextFormatDecisionStage  # type: ignore[misc]
 
 
 VARIANTS: Final[dict[str, Callable[[], None]]] = {
     "crash-in-fold": _crash_in_fold,
     "later-features": _later_features,
+    "next-state-format": _next_state_format,
 }
 """What each variant changes in the job before its graph is built."""
 
