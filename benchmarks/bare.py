@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.per_record import (
-    CustomerWindows,
+from benchmarks.contestants.payments import (
     Decoder,
+    Log,
     Model,
-    TerminalWindows,
+    Profiles,
+    RedisClient,
+    add_to_customer,
+    add_to_terminal,
     event_inputs,
-    profile_names,
+    new_log,
 )
+from benchmarks.services import plain_schema
 from benchmarks.workload import Workload
 from connectors.frames import FrameBatch
 from connectors.settings import load_settings
@@ -29,8 +33,9 @@ from jobs.fraud.parts import StageParts
 from jobs.windows.store import ShardStore
 from models.registry import Registry, default_version
 from models.session import open_model
+from schemas.contract import contract
 
-__all__ = ["bare_costs", "fastest_us", "per_record_costs", "per_record_rows"]
+__all__ = ["bare_costs", "fastest_us", "per_record_costs"]
 
 TOPIC: Final = "card-transactions"
 
@@ -94,29 +99,11 @@ class _NoMetrics:
         """Forget."""
 
 
-def per_record_rows(workload: Workload) -> dict[str, list[float]]:
-    """Return event id -> features and score, one record at a time; the reference of every check."""
-    decoder, model = Decoder(), Model()
-    customers: dict[str, CustomerWindows] = {}
-    terminals: dict[str, TerminalWindows] = {}
-    found: dict[str, list[float]] = {}
-    for record in workload.records:
-        payment = decoder.decode(record.value)
-        time_ms = payment["event_time_ms"]
-        customer = customers.setdefault(payment["customer_id"], CustomerWindows())
-        terminal = terminals.setdefault(payment["terminal_id"], TerminalWindows())
-        row = [
-            *event_inputs(payment),
-            *customer.add(time_ms, payment["amount_minor"]),
-            *terminal.add(time_ms),
-        ]
-        found[payment["event_id"]] = [*row, *model.score([row])]
-    return found
-
-
 def per_record_costs(workload: Workload, repeats: int = 3) -> dict[str, float]:
     """Return microseconds per event of the plain loop, whole and by part."""
-    decoder, model = Decoder(), Model()
+    decoder = Decoder(plain_schema(contract("card_transaction")))
+    manifest, data = Registry(load_settings(environment={}).models.registry).load(default_version())
+    model = Model(data, manifest.input.name, manifest.output.name)
     client = workload.profile_client()
     records = workload.records
     rows = len(records)
@@ -127,8 +114,24 @@ def per_record_costs(workload: Workload, repeats: int = 3) -> dict[str, float]:
             lambda _: [decoder.decode(record.value) for record in records], repeats, rows
         ),
         "profiles_us": fastest_us(
-            lambda _: [client.mget(profile_names(payment)) for payment in payments], repeats, rows
+            lambda _: [_lookup(client, payment) for payment in payments], repeats, rows
         ),
+        "windows_us": fastest_us(lambda _: _windows(payments), repeats, rows),
         "model_us": fastest_us(lambda _: [model.score(sample) for _ in range(200)], repeats, 200),
-        "all_but_profiles_us": fastest_us(lambda _: per_record_rows(workload), repeats, rows),
     }
+
+
+def _lookup(client: RedisClient, payment: dict[str, Any]) -> object:
+    return Profiles(client, 2, 1).get([payment])
+
+
+def _windows(payments: list[dict[str, Any]]) -> None:
+    customers: dict[str, Log] = {}
+    terminals: dict[str, Log] = {}
+    for payment in payments:
+        time_ms = payment["event_time_ms"]
+        customer = customers.setdefault(payment["customer_id"], new_log())
+        terminal = terminals.setdefault(payment["terminal_id"], new_log())
+        event_inputs(payment)
+        add_to_customer(customer, time_ms, payment["amount_minor"])
+        add_to_terminal(terminal, time_ms)

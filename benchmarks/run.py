@@ -1,77 +1,68 @@
-"""Run the benchmarks and write `benchmarks/results/*.json` and the page `benchmarks/README.md`.
+"""Run the benchmarks; write `benchmarks/results/*.json` and the page `benchmarks/README.md`.
 
 From the head of the tree:
 
-    python -m benchmarks.run            # everything
-    python -m benchmarks.run --quick    # a few minutes: small sizes, thread mode only
-    python -m benchmarks.run --page     # write the page again from the results that are there
+    python -m benchmarks.run                     # everything, about an hour
+    python -m benchmarks.run --quick             # this engine only, small: about a minute
+    python -m benchmarks.run --only java --only riskstream-thread
+    python -m benchmarks.run --page              # write the page again from what is there
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import math
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import click
 
-from benchmarks.bare import bare_costs, per_record_costs, per_record_rows
-from benchmarks.engine import run_engine
+from benchmarks.contestants.contestant import Contestant
+from benchmarks.contestants.java_flink import JavaFlink
+from benchmarks.contestants.ours import Ours
+from benchmarks.contestants.payments import Job
+from benchmarks.contestants.pyflink_records import PyFlinkRecords
+from benchmarks.contestants.python_engines import Bytewax, KafkaLoop, Quix
+from benchmarks.measure import Plan, measure
 from benchmarks.page import write_page
 from benchmarks.processes import machine
-from benchmarks.stage_profile import fit_cost, measure_stages
-from benchmarks.workload import SEED, Workload
+from benchmarks.reference import Reference
+from benchmarks.services import Services, job_document
+from benchmarks.workload import SEED, Record, Workload
+from connectors.producers.simulator import DEFAULT_START_MS
+from connectors.profiles import redis_client
 from connectors.settings import load_settings
-from jobs.fraud.features import FRAUD_FEATURES
 
-__all__ = ["RESULTS", "check_equality", "main"]
+__all__ = ["RESULTS", "contestants", "main", "store"]
 
 RESULTS: Final = Path(__file__).parent / "results"
 RATES: Final = (500.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0)
+EQUALITY_EVENTS: Final = 24_000
+QUICK_EQUALITY_EVENTS: Final = 3_000
+# Weeks after the last of the compared stream, so that no window holds events of both.
+TIMED_START_MS: Final = DEFAULT_START_MS + 400 * 86_400_000
+WARM_EVENTS: Final = 20_000
 
 
-class UnequalResultsError(RuntimeError):
-    """Two contestants disagree: no timing of them means anything."""
+def contestants() -> list[Contestant]:
+    """Return all contestants, in the order in which they run."""
+    return [
+        Ours("thread"),
+        Ours("process"),
+        JavaFlink(),
+        JavaFlink(rows=64),
+        PyFlinkRecords("thread"),
+        PyFlinkRecords("process"),
+        KafkaLoop(),
+        Quix(),
+        Bytewax(),
+    ]
 
 
-def check_equality(payments: int) -> dict[str, object]:
-    """Compare the stages with the per-record loop, feature by feature and score by score.
-
-    The stream lasts for months, so that delayed windows fill. Raises UnequalResultsError.
-    """
-    from tests.support.fraud import Fraud, offline_settings  # noqa: PLC0415 - only for this check
-
-    workload = Workload(payments, customers=30)
-    wanted = per_record_rows(workload)
-    with TemporaryDirectory() as folder:
-        fraud = Fraud(offline_settings(Path(folder)), 2)
-        fraud.send(workload.frames("card-transactions"), range(97, payments, 97))
-        rows = fraud.rows()
-    names = list(FRAUD_FEATURES.names)
-    for row in rows:
-        found = [*(_float(row[name]) for name in names), row["score"]]
-        for name, one, other in zip([*names, "score"], found, wanted[row["event_id"]], strict=True):
-            if not (one == other or (math.isnan(one) and math.isnan(other))):
-                msg = f"event {row['event_id']!r}: {name} is {one!r} here and {other!r} per record"
-                raise UnequalResultsError(msg)
-    if len(rows) != payments:
-        msg = f"{payments} payments gave {len(rows)} rows"
-        raise UnequalResultsError(msg)
-    return {"payments": payments, "values_equal": payments * (len(names) + 1), "tolerance": 0}
-
-
-def _float(value: object) -> float:
-    if isinstance(value, str):
-        import struct  # noqa: PLC0415
-
-        return float(struct.unpack("<d", bytes.fromhex(value))[0])
-    return float(value)  # type: ignore[arg-type]
-
-
-def _store(name: str, result: dict[str, Any]) -> None:
+def store(name: str, result: dict[str, Any]) -> None:
+    """Keep a result beside what machine it was measured on, and when."""
     RESULTS.mkdir(exist_ok=True)
     kept = {
         "measured_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -82,42 +73,107 @@ def _store(name: str, result: dict[str, Any]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
+def equality_stream(events: int) -> Sequence[Record]:
+    """Return weeks of few customers at few terminals, so that all windows but the longest fill."""
+    return Workload(events, seed=SEED + 1, customers=500, terminals=1_000).records
+
+
+def needed(contestant: Contestant, plan: Plan) -> int:
+    """Return how long a timed stream the contestant can use at most."""
+    drain = min(contestant.drain_events, plan.drain_events or contestant.drain_events)
+    # 80 % of a maximum that is not known yet: no more than the drained events in the same time.
+    return int(plan.warm_events + drain + (sum(plan.rates) + 60_000) * plan.seconds + 60_000)
+
+
 @click.command()
-@click.option("--quick", is_flag=True, help="Small sizes, thread mode only: about five minutes.")
+@click.option("--quick", is_flag=True, help="This engine only, small sizes: about a minute.")
+@click.option("--only", multiple=True, help="Only this contestant (may be repeated).")
+@click.option("--rate", "rates", multiple=True, type=float, help="Rates instead of the usual.")
+@click.option("--seconds", default=10.0, show_default=True, help="How long each rate is held.")
+@click.option("--drain", type=int, help="Backlog of this many events at most.")
+@click.option("--recovery", default=20.0, show_default=True, help="Load around a kill; 0: none.")
 @click.option("--page", "only_page", is_flag=True, help="Only write the page from kept results.")
-@click.option("--without-stack", is_flag=True, help="Leave out what needs servers.")
 @click.option("--home", default="/tmp/riskstream-bench", show_default=True)
-def main(quick: bool, only_page: bool, without_stack: bool, home: str) -> None:
-    """Measure; a contestant whose results differ is refused before any clock starts.
+@click.option("--set", "overrides", multiple=True, help="A setting of riskstream, KEY=VALUE.")
+@click.option("--out", default="", help="Suffix of the result files, for a run beside others.")
+def main(
+    quick: bool,
+    only: Sequence[str],
+    rates: Sequence[float],
+    seconds: float,
+    drain: int | None,
+    recovery: float,
+    only_page: bool,
+    home: str,
+    overrides: Sequence[str],
+    out: str,
+) -> None:
+    """Measure; a contestant whose results differ gets no figures.
 
     Example: python -m benchmarks.run --quick
     """
     if not only_page:
-        click.echo("comparing results", err=True)
-        equal = check_equality(2_000 if quick else 20_000)
-        click.echo("measuring parts alone", err=True)
-        repeats = 5 if quick else 20
-        bare = bare_costs(Workload(500 * (repeats + 1)), repeats=repeats)
-        plain = per_record_costs(Workload(2_000), repeats=2 if quick else 5)
-        _store("parts", {"equality": equal, "bare": bare, "per_record": plain})
-        click.echo("measuring the stages", err=True)
-        runs = measure_stages(
-            sizes=(5, 50, 500) if quick else (5, 50, 500, 5_000), batches=40 if quick else 200,
-            warm=5_000 if quick else 20_000,
-        )  # fmt: skip
-        _store("stages", {"runs": [run.summary() for run in runs], "model": fit_cost(runs)})
-        if not without_stack:
-            for mode in ("thread",) if quick else ("thread", "process"):
-                settings = load_settings(overrides=[f"home={home}", f"flink.execution_mode={mode}"])
-                result = run_engine(
-                    settings,
-                    20_000 if quick else 500_000,
-                    (500.0, 2_000.0) if quick else RATES,
-                    5.0 if quick else 20.0,
-                    lambda text: click.echo(f"  {text}", err=True),
-                )
-                _store(f"engine_{mode}", result)
+        chosen = contestants()
+        if quick:
+            only, rates, seconds, drain, recovery = ("riskstream-thread",), (500.0,), 4.0, 20_000, 0
+        if only:
+            chosen = [one for one in chosen if one.name in only]
+        plan = Plan(
+            equality=equality_stream(QUICK_EQUALITY_EVENTS if quick else EQUALITY_EVENTS),
+            timed=(),
+            drain_events=drain,
+            warm_events=2_000 if quick else WARM_EVENTS,
+            rates=rates or RATES,
+            seconds=seconds,
+            recovery_seconds=recovery,
+        )
+        _measure_all(chosen, plan, home, overrides, out, quick)
     write_page(RESULTS, Path(__file__).parent / "README.md")
+
+
+def _measure_all(
+    chosen: Sequence[Contestant],
+    plan: Plan,
+    home: str,
+    overrides: Sequence[str],
+    out: str,
+    quick: bool,
+) -> None:
+    length = max(needed(one, plan) for one in chosen)
+    workload = Workload(length, start_ms=TIMED_START_MS)
+    plan = Plan(
+        **{**{name: getattr(plan, name) for name in plan.__slots__}, "timed": workload.records}
+    )
+    services = Services(
+        load_settings(
+            environment={},
+            overrides=[f"home={home}", f"models.registry=file:{home}/models", *overrides],
+        )
+    )
+    try:
+        services.up(workload)
+        settings = services.settings_of("reference")
+        assert settings.redis.url is not None
+        reference = Reference(Job(**job_document(settings)), redis_client(settings.redis))
+        for contestant in chosen:
+            try:
+                result = measure(contestant, services, plan, reference, _say)
+            except Exception as e:  # noqa: BLE001 - the others are measured all the same
+                _say(f"{contestant.title}: {e}")
+                result = {
+                    "name": contestant.name,
+                    "title": contestant.title,
+                    "error": "".join(traceback.format_exception_only(e))[:2000],
+                }
+            if not quick:
+                store(f"contestant_{contestant.name}{out}", result)
+            click.echo(json.dumps(result, indent=1))
+    finally:
+        services.down()
+
+
+def _say(text: str) -> None:
+    click.echo(f"  {text}", err=True)
 
 
 if __name__ == "__main__":

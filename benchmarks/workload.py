@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Final
 
 from connectors.frames import event_time_header, write_frame
-from connectors.producers.simulator import Population, Simulation
+from connectors.producers.simulator import DEFAULT_START_MS, Population, Simulation
 from connectors.producers.strings import to_bytes
 from connectors.profile_loading import Profiles
 from connectors.profiles import profile_key
@@ -54,9 +54,17 @@ class Workload:
     Fewer customers make the same number of payments last longer: about two each a day.
     """
 
-    def __init__(self, length: int, seed: int = SEED, customers: int = CUSTOMERS) -> None:
-        population = Population(seed=seed, customers=customers, terminals=TERMINALS)
+    def __init__(
+        self,
+        length: int,
+        seed: int = SEED,
+        customers: int = CUSTOMERS,
+        terminals: int = TERMINALS,
+        start_ms: int = DEFAULT_START_MS,
+    ) -> None:
+        population = Population(seed=seed, customers=customers, terminals=terminals)
         self.length = length
+        self._start_ms = start_ms
         self.seed = seed
         self._population = population
 
@@ -66,7 +74,7 @@ class Workload:
         text = contract("card_transaction")
         encoder = ColumnarEncoder(text, stable_schema_id(text))
         made: list[Record] = []
-        for batch in Simulation(self._population, limit=self.length).batches():
+        for batch in self._simulation().batches():
             values = to_bytes(encoder.encode(batch.columns))
             keys = to_bytes(batch.text("customer_id"))
             made += [
@@ -79,7 +87,10 @@ class Workload:
 
     def profiles(self) -> list[Profiles]:
         """Return every profile that the stream asks for."""
-        return Simulation(self._population, limit=self.length).profiles()
+        return self._simulation().profiles()
+
+    def _simulation(self) -> Simulation:
+        return Simulation(self._population, start_ms=self._start_ms, limit=self.length)
 
     def profile_client(self) -> _Dictionary:
         """Return a stand-in for Redis that holds the profiles."""

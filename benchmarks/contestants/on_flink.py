@@ -1,0 +1,82 @@
+"""What the contestants on Flink share: a cluster of their own, restarted by its supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.processes import tree
+from benchmarks.services import FlinkStack, Services
+from connectors.flink import FlinkCluster
+from connectors.settings import Settings
+
+__all__ = ["OnFlink"]
+
+
+class OnFlink:
+    """A cluster with the TaskManagers of the settings; a subclass submits its job to it."""
+
+    name = ""
+
+    def __init__(
+        self,
+        compilers: Literal["quick", "all"] = "quick",
+        jars: Sequence[Path] = (),
+    ) -> None:
+        self._compilers: Literal["quick", "all"] = compilers
+        self._jars = jars
+        self._stack: FlinkStack | None = None
+        self._settings: Settings | None = None
+        self._job_id = ""
+
+    def _start_cluster(
+        self, services: Services, flink: dict[str, object] | None = None
+    ) -> Settings:
+        settings = services.settings_of(self.name)
+        if flink:
+            tree_ = settings.model_dump()
+            tree_["flink"].update(flink)
+            settings = Settings.model_validate(tree_)
+        stack = self._stack = FlinkStack(settings, self._compilers, self._jars)
+        stack.down()
+        endpoints = stack.up()
+        ready = settings.model_dump()
+        ready["flink"]["rest_url"] = endpoints.flink_rest_url
+        self._settings = Settings.model_validate(ready)
+        return self._settings
+
+    @property
+    def cluster(self) -> FlinkCluster:
+        """Return the running cluster."""
+        assert self._settings is not None
+        assert self._settings.flink.rest_url is not None
+        return FlinkCluster(self._settings.flink.rest_url)
+
+    def processes(self) -> list[int]:
+        """Return the TaskManagers and what they started; the JobManager only coordinates."""
+        return [pid for root in self._managers() for pid in tree(root)]
+
+    def _managers(self) -> list[int]:
+        assert self._stack is not None
+        assert self._settings is not None
+        count = self._settings.local.task_managers
+        return [self._stack.pid_of(f"taskmanager-{number}") for number in range(1, count + 1)]
+
+    def kill(self) -> None:
+        """Kill the first TaskManager; the supervisor starts it again."""
+        os.kill(self._managers()[0], signal.SIGKILL)
+
+    def state_bytes(self) -> int | None:
+        """Return the size of the last checkpoint."""
+        latest = (self.cluster.checkpoints(self._job_id).get("latest") or {}).get("completed") or {}
+        size = latest.get("state_size")
+        return None if size is None else int(size)
+
+    def stop(self) -> None:
+        """Stop the cluster and delete its state."""
+        if self._stack is not None:
+            self._stack.down(purge=True)
+            self._stack = None

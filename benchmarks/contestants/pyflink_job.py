@@ -1,0 +1,213 @@
+"""The workload as a PyFlink DataStream job, one record at a time: what `flink run -py` starts.
+
+Arguments: the job file, and `thread` or `process`. PyFlink can read neither a record's coordinates
+nor bytes from Kafka and has no sink for ClickHouse, so our bridge's source, sink and row gathering
+stand at both ends; between them it is plain PyFlink: decode, `key_by`, keyed state, `key_by`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+from pyflink.common import Configuration, Types
+from pyflink.datastream import (
+    DataStream,
+    KeyedProcessFunction,
+    MapFunction,
+    ProcessFunction,
+    RuntimeContext,
+    StreamExecutionEnvironment,
+)
+from pyflink.datastream.state import ValueStateDescriptor
+from pyflink.java_gateway import get_gateway
+
+from benchmarks.contestants.payments import (
+    ClickHouseRows,
+    Decoder,
+    Job,
+    Scorer,
+    add_to_customer,
+    add_to_terminal,
+    event_inputs,
+    new_log,
+)
+from connectors.frames import FrameBatch, kafka_packet, rows_packet, write_frame
+
+__all__ = ["main"]
+
+BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
+
+
+class Decode(MapFunction):  # type: ignore[misc]
+    """A frame becomes a payment."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Parse the schema."""
+        self._decoder = Decoder(self._job.transaction_schema)
+
+    def map(self, value: Any) -> dict[str, Any]:
+        """Return one payment."""
+        frame = FrameBatch.parse(bytes(value))
+        payment = self._decoder.decode(frame.value.bytes_at(0))
+        payment["partition"] = int(frame.partition[0])
+        payment["offset"] = int(frame.offset[0])
+        payment["published_at_ms"] = int(frame.timestamp_ms[0])
+        payment["ingested_at_ms"] = int(frame.ingest_ms[0])
+        return payment
+
+
+class CustomerWindows(KeyedProcessFunction):  # type: ignore[misc]
+    """Adds the features of event and customer."""
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Declare the state."""
+        descriptor = ValueStateDescriptor("log", Types.PICKLED_BYTE_ARRAY())
+        self._state = runtime_context.get_state(descriptor)
+
+    def process_element(
+        self, value: dict[str, Any], ctx: KeyedProcessFunction.Context
+    ) -> Iterator[dict[str, Any]]:
+        """Count one payment."""
+        log = self._state.value() or new_log()
+        value["features"] = [
+            *event_inputs(value),
+            *add_to_customer(log, value["event_time_ms"], value["amount_minor"]),
+        ]
+        self._state.update(log)
+        yield value
+
+
+class Decide(KeyedProcessFunction):  # type: ignore[misc]
+    """Adds the features of the terminal, scores, decides; returns packets for the bridge."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Declare the state, load the model, connect to Redis."""
+        import redis  # noqa: PLC0415 - only where it runs
+
+        descriptor = ValueStateDescriptor("log", Types.PICKLED_BYTE_ARRAY())
+        self._state = runtime_context.get_state(descriptor)
+        self._scorer = Scorer(self._job, redis.Redis.from_url(self._job.redis))
+
+    def process_element(
+        self, value: dict[str, Any], ctx: KeyedProcessFunction.Context
+    ) -> Iterator[bytes]:
+        """Count and score one payment."""
+        log = self._state.value() or new_log()
+        value["features"] += add_to_terminal(log, value["event_time_ms"])
+        self._state.update(log)
+        row = self._scorer.score([value])[0]
+        packets = rows_packet(1, orjson.dumps(row) + b"\n")
+        if row["decision"] != "approve":
+            frame = write_frame(
+                self._job.alerts,
+                row["customer_id"].encode(),
+                self._scorer.alert(row),
+                timestamp_ms=row["decided_at_ms"],
+            )
+            packets += kafka_packet([frame])
+        yield packets
+
+
+class Insert(ProcessFunction):  # type: ignore[misc]
+    """Inserts gathered rows."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Connect."""
+        self._store = ClickHouseRows(self._job)
+
+    def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[bytes]:
+        """Store what `RowGather` joined: a count and the lines."""
+        self._store.insert(bytes(value)[4:])
+        yield from ()
+
+
+def main(path: str, mode: str) -> None:
+    """Build the graph and submit it."""
+    job = Job.read(path)
+    configuration = Configuration()
+    for key, value in {
+        "pipeline.name": "payments-pyflink",
+        "python.execution-mode": mode,
+        "python.executable": sys.executable,
+        "python.client.executable": sys.executable,
+        # Larger bundles give more throughput and wait longer; these were the best of a few tries.
+        "python.fn-execution.bundle.time": "20",
+        "python.fn-execution.bundle.size": "1000",
+        "python.state.cache-size": "100000",
+        "parallelism.default": str(job.parallelism),
+        "pipeline.object-reuse": "true",
+        "execution.buffer-timeout.interval": "1ms",
+        "pipeline.auto-watermark-interval": "20ms",
+        "execution.checkpointing.interval": f"{job.checkpoint_ms}ms",
+        "execution.checkpointing.dir": job.checkpoints,
+        "state.backend.type": "hashmap",
+    }.items():
+        configuration.set_string(key, value)
+    env = StreamExecutionEnvironment.get_execution_environment(configuration)
+    jvm = get_gateway().jvm
+    bridge = jvm.riskstream.bridge
+    kafka = jvm.org.apache.flink.connector.kafka
+    topics = jvm.java.util.ArrayList()
+    topics.add(job.transactions)
+    source = (
+        kafka.source.KafkaSource.builder()
+        .setBootstrapServers(job.kafka)
+        .setTopics(topics)
+        .setGroupId(job.group)
+        .setStartingOffsets(kafka.source.enumerator.initializer.OffsetsInitializer.earliest())
+        .setDeserializer(bridge.FrameDeserializer(jvm.java.util.ArrayList()))
+        .setProperty("fetch.max.wait.ms", "5")
+        .build()
+    )
+    watermarks = bridge.FrameWatermarks.aligned("payments", job.drift_ms, 20, 250)
+    frames = DataStream(
+        env._j_stream_execution_environment.fromSource(source, watermarks, "payments")  # noqa: SLF001
+    )
+    packets = (
+        frames.map(Decode(job), Types.PICKLED_BYTE_ARRAY())
+        .key_by(lambda payment: payment["customer_id"], Types.STRING())
+        .process(CustomerWindows(), Types.PICKLED_BYTE_ARRAY())
+        .key_by(lambda payment: payment["terminal_id"], Types.STRING())
+        .process(Decide(job), BYTES)
+    )
+    keys = bridge.ShardKeys.balanced(1, 1)
+    routed = packets._j_data_stream.transform(  # noqa: SLF001
+        "route", bridge.BridgeTypes.keyedBatch(), bridge.FrameRouter(keys)
+    )
+    alerts = (
+        kafka.sink.KafkaSink.builder()
+        .setBootstrapServers(job.kafka)
+        .setRecordSerializer(bridge.FrameSerializer())
+        .setProperty("linger.ms", "0")
+        .build()
+    )
+    routed.getSideOutput(bridge.BridgeTypes.kafkaOutput()).sinkTo(alerts)
+    gathered = (
+        routed.getSideOutput(bridge.BridgeTypes.rowOutput())
+        .transform(
+            "gather",
+            bridge.BridgeTypes.bytes(),
+            bridge.RowGather(job.gather_ms, job.gather_rows, 32 * 1024 * 1024),
+        )
+        .disableChaining()
+    )
+    done = DataStream(gathered).process(Insert(job), BYTES)
+    discard = jvm.org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink()
+    done._j_data_stream.sinkTo(discard)  # noqa: SLF001
+    env.execute_async("payments-pyflink")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,171 @@
+"""The servers of a benchmark: one Kafka, Redis and ClickHouse for all, a fresh Flink for each.
+
+Every contestant gets topics with its own prefix and a database of its own, so that none meets
+another's rows, and all meet the same broker, Redis and ClickHouse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import orjson
+
+from benchmarks.workload import Workload
+from connectors.local.flink_lib import ROOT
+from connectors.local.plan import Plan
+from connectors.local.stack import LocalStack, resolved_settings
+from connectors.profile_loading import load_profiles
+from connectors.profiles import redis_client
+from connectors.settings import Settings
+from connectors.tables import SCORED_TABLE, scored_layout
+from jobs.fraud.features import FRAUD_FEATURES
+from jobs.fraud.rule_columns import rule_catalogue
+from jobs.rules.ruleset import RuleSet
+from models.registry import Registry, default_version
+from schemas.contract import contract
+from schemas.registry import open_registry, value_subject
+
+__all__ = ["FlinkStack", "Services", "job_document", "plain_schema"]
+
+# Never asked: an address that is set keeps the stack from starting Flink itself.
+NO_FLINK: Final = "http://127.0.0.1:1"
+ONE_COMPILER: Final = "-XX:TieredStopAtLevel=1"
+
+
+class Services:
+    """Kafka, Redis with the workload's profiles, and ClickHouse, below one folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.home = (ROOT / settings.home).resolve()
+        tree = settings.model_dump()
+        tree["flink"]["rest_url"] = NO_FLINK
+        tree["home"] = self.home / "services"
+        self._stack = LocalStack(Settings.model_validate(tree))
+        self._tree = settings.model_dump()
+        self._settings = Settings.model_validate(tree)
+
+    def up(self, workload: Workload) -> None:
+        """Start from nothing and load the profiles."""
+        self._stack.down(purge=True)
+        self._stack.up(lambda part: None)
+        client = redis_client(resolved_settings(self._settings).redis)
+        for profiles in workload.profiles():
+            load_profiles(client, profiles)
+
+    def down(self) -> None:
+        """Stop all and delete what was stored."""
+        self._stack.down(purge=True)
+
+    def settings_of(self, contestant: str, flink_url: str | None = None) -> Settings:
+        """Return settings with the addresses, and names of the contestant's own."""
+        ready = resolved_settings(self._settings).model_dump()
+        word = contestant.replace("-", "_")
+        ready["kafka"]["topics"]["prefix"] = f"{contestant}-"
+        ready["clickhouse"]["database"] = f"bench_{word}"
+        ready["home"] = self.home / contestant
+        ready["flink"]["rest_url"] = flink_url
+        return Settings.model_validate(ready)
+
+
+class FlinkStack(LocalStack):
+    """A supervised Flink cluster beside servers that run already.
+
+    `compilers` "all" lets the JVM use both of its compilers (a job in Java needs them); "quick" is
+    what riskstream starts its TaskManagers with. `jars` come last on the class path.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        compilers: Literal["quick", "all"] = "quick",
+        jars: Sequence[Path] = (),
+    ) -> None:
+        super().__init__(settings)
+        self._compilers = compilers
+        self._jars = [str(jar) for jar in jars]
+
+    def _plan(self, document: dict[str, Any] | None) -> Plan:
+        plan = super()._plan(document)
+        parts = tuple(
+            replace(part, argv=self._adapted(part.argv))
+            if part.name.startswith("taskmanager")
+            else part
+            for part in plan.parts
+        )
+        return replace(plan, parts=parts)
+
+    def _adapted(self, argv: tuple[str, ...]) -> tuple[str, ...]:
+        words = [word for word in argv if self._compilers == "quick" or word != ONE_COMPILER]
+        at = words.index("-cp") + 1
+        words[at] = ":".join([words[at], *self._jars])
+        return tuple(words)
+
+
+def plain_schema(text: str) -> str:
+    """Return an Avro schema without logical types, which only make objects to be taken apart."""
+    return json.dumps(_plain(orjson.loads(text)))
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {name: _plain(value) for name, value in node.items() if name != "logicalType"}
+    return [_plain(value) for value in node] if isinstance(node, list) else node
+
+
+def job_document(settings: Settings) -> dict[str, Any]:
+    """Return what `contestants.payments.Job` and the Java contestant read.
+
+    Writes the model below the settings' home; asks no server.
+    """
+    version = default_version()
+    folder = settings.home / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest, data = Registry(settings.models.registry).load(version)
+    model = folder / "model.onnx"
+    model.write_bytes(data)
+    if list(manifest.features) != list(FRAUD_FEATURES.names):
+        msg = f"model {version!r} takes {manifest.features!r}; contestants feed all features"
+        raise ValueError(msg)
+    topics = settings.kafka.topics
+    alert_id = open_registry(settings.schemas).register(
+        value_subject(topics.alerts), contract("alert")
+    )
+    rules = RuleSet.load(ROOT / settings.fraud.rules_file, rule_catalogue())
+    columns = scored_layout(FRAUD_FEATURES.names).insert_columns
+    assert settings.redis.url is not None
+    assert manifest.thresholds is not None
+    return {
+        "kafka": settings.kafka.bootstrap_servers,
+        "group": f"{topics.prefix}bench",
+        "transactions": topics.name("transactions"),
+        "alerts": topics.name("alerts"),
+        "redis": settings.redis.url.get_secret_value(),
+        "clickhouse": settings.clickhouse.url,
+        "database": settings.clickhouse.database,
+        "insert": f"INSERT INTO `{SCORED_TABLE}` ({columns}) FORMAT RowBinary",
+        "table": SCORED_TABLE,
+        "model": str(model),
+        "model_input": manifest.input.name,
+        "model_output": manifest.output.name,
+        "review": manifest.thresholds.review,
+        "block": manifest.thresholds.block,
+        "model_version": version,
+        "rule_set_version": rules.version,
+        "feature_set_version": FRAUD_FEATURES.version,
+        "alert_schema_id": alert_id,
+        "transaction_schema": plain_schema(contract("card_transaction")),
+        "alert_schema": plain_schema(contract("alert")),
+        "parallelism": settings.flink.parallelism,
+        "cache_entries": settings.redis.cache_entries,
+        "cache_ttl_ms": settings.redis.cache_ttl_ms,
+        "gather_ms": settings.clickhouse.gather_ms,
+        "gather_rows": settings.clickhouse.gather_rows,
+        "checkpoint_ms": settings.flink.checkpoint_interval_ms,
+        "checkpoints": f"file://{settings.home}/checkpoints",
+        "drift_ms": settings.flink.max_event_time_drift_ms,
+        "home": str(settings.home),
+    }
