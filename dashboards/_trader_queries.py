@@ -6,10 +6,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from dashboards.panels import IN_WINDOW, Column, Feed, Filter, Panel, Source
+from dashboards.panels import Column, Feed, Filter, Panel, Source
 
 __all__ = ["TRADER_FEEDS", "TRADER_FILTERS", "TRADER_PANELS", "TRADER_SOURCES"]
 
+
+# The curves run over event time: a replay of years would else squeeze now into a corner.
+_IN_EVENT_WINDOW: Final = (
+    "bucket > (SELECT max(bucket) FROM {table}) - toIntervalSecond({{window:UInt32}})"
+)
 
 TRADER_SOURCES: Final[dict[str, Source]] = {
     "measures": Source(
@@ -85,7 +90,8 @@ TRADER_PANELS: Final = (
         source="measures",
         sql="SELECT bucket AS time, pnl, realised, unrealised FROM ("
         "SELECT bucket, sum(pnl) AS pnl, sum(realised) AS realised, sum(unrealised) AS unrealised "
-        f"FROM risk_measures WHERE scope = 'firm' AND {IN_WINDOW} "
+        f"FROM risk_measures WHERE scope = 'firm' "
+        f"AND {_IN_EVENT_WINDOW.format(table='risk_measures_raw')} "
         "GROUP BY bucket ORDER BY bucket DESC LIMIT 3600) ORDER BY time",
         columns=(
             Column("time", "Time", "time"),
@@ -95,7 +101,7 @@ TRADER_PANELS: Final = (
         ),
         x="time",
         y=("pnl", "realised", "unrealised"),
-        help="Second by second of event time, after fees.",
+        help="Second by second over the last of event time, after fees.",
     ),
     Panel(
         name="trader_candles",
@@ -129,7 +135,8 @@ TRADER_PANELS: Final = (
         sql="SELECT bucket AS time, concat(kind, ' ', toString(level)) AS measure, "
         "sum(loss) AS value FROM risk_var "
         "ARRAY JOIN ['VaR', 'ES'] AS kind, [value_at_risk, expected_shortfall] AS loss "
-        f"WHERE scope = 'firm' AND {IN_WINDOW} "
+        "WHERE scope = 'firm' AND method = 'plain' "
+        f"AND {_IN_EVENT_WINDOW.format(table='risk_var_raw')} "
         "GROUP BY time, level, kind ORDER BY time, measure",
         columns=(
             Column("time", "Time", "time"),
@@ -139,7 +146,7 @@ TRADER_PANELS: Final = (
         x="time",
         y=("value",),
         by="measure",
-        help="Losses at each level for the firm, over event time.",
+        help="Losses at each level for the firm by historical simulation, over event time.",
     ),
     Panel(
         name="trader_backtest",
@@ -148,7 +155,8 @@ TRADER_PANELS: Final = (
         source="forecasts",
         sql="SELECT day AS time, level, forecast, pnl, exception, exceptions, observations, "
         "kupiec_p, christoffersen_p, zone FROM risk_forecasts "
-        "WHERE level = (SELECT max(level) FROM risk_forecasts_raw) ORDER BY time",
+        "WHERE method = 'plain' AND level = (SELECT max(level) FROM risk_forecasts_raw) "
+        "ORDER BY time",
         columns=(
             Column("time", "Day", "time"),
             Column("level", "Level", "number"),
@@ -169,6 +177,50 @@ TRADER_PANELS: Final = (
         "of the Basel committee.",
     ),
     Panel(
+        name="trader_methods",
+        title="VaR and shortfall by method",
+        kind="bars",
+        source="var",
+        sql="SELECT method, sum(v) AS value_at_risk, sum(e) AS expected_shortfall FROM ("
+        "SELECT firm_id, method, argMax(value_at_risk, bucket_ms) AS v, "
+        "argMax(expected_shortfall, bucket_ms) AS e FROM risk_var WHERE scope = 'firm' "
+        "AND level = (SELECT max(level) FROM risk_var_raw) GROUP BY firm_id, method) "
+        "GROUP BY method ORDER BY method",
+        columns=(
+            Column("method", "Method", "text"),
+            Column("value_at_risk", "VaR", "money"),
+            Column("expected_shortfall", "Expected shortfall", "money"),
+        ),
+        x="method",
+        y=("value_at_risk", "expected_shortfall"),
+        help="Of the firm now, at the highest level: plain, age- and volatility-weighted "
+        "historical simulation, EWMA, Monte Carlo, and over each instrument's liquidity horizon.",
+    ),
+    Panel(
+        name="trader_backtests",
+        title="Back-tests of every method",
+        kind="table",
+        source="forecasts",
+        sql="SELECT method, level, observations, exceptions, kupiec_p, christoffersen_p, "
+        "coverage_p, zone, multiplier_increase FROM risk_forecasts "
+        "ORDER BY day_ms DESC, level DESC, method LIMIT 1 BY firm_id, method, level",
+        columns=(
+            Column("method", "Method", "text"),
+            Column("level", "Level", "number"),
+            Column("observations", "Days"),
+            Column("exceptions", "Exceptions"),
+            Column("kupiec_p", "Kupiec p", "number"),
+            Column("christoffersen_p", "Independence p", "number"),
+            Column("coverage_p", "Coverage p", "number"),
+            Column("zone", "Zone", "text"),
+            Column("multiplier_increase", "Added to 3", "number"),
+        ),
+        refresh_ms=5000,
+        help="Of the newest day judged, over at most 250 days. Kupiec: the number of exceptions; "
+        "independence and coverage: Christoffersen's tests; zone and what it adds to the "
+        "multiplier: Basel.",
+    ),
+    Panel(
         name="trader_exposure",
         title="Exposure by desk",
         kind="bars",
@@ -182,7 +234,7 @@ TRADER_PANELS: Final = (
         ),
         x="desk",
         y=("gross", "net"),
-        width=4,
+        width=3,
         help="In the base currency, as of the newest evaluation.",
     ),
     Panel(
@@ -199,25 +251,64 @@ TRADER_PANELS: Final = (
         help="What each scenario would do to the firm now.",
     ),
     Panel(
+        name="trader_greeks",
+        title="Greeks",
+        kind="table",
+        source="measures",
+        sql="SELECT scope, scope_id, delta, gamma, vega, theta, rho FROM risk_measures_now "
+        "WHERE scope IN ('firm', 'desk', 'account') AND NOT isNaN(delta) "
+        "ORDER BY indexOf(['firm', 'desk', 'account'], scope), abs(vega) DESC, scope_id LIMIT 100",
+        columns=(
+            Column("scope_id", "Of", "text"),
+            Column("delta", "Delta", "money"),
+            Column("gamma", "Gamma, 1 %", "money"),
+            Column("vega", "Vega, 1 point", "money"),
+            Column("theta", "Theta, a day", "money"),
+            Column("rho", "Rho, 1 point", "money"),
+        ),
+        width=6,
+        help="In money of the base currency. Delta: what moves as much in the underlyings; gamma: "
+        "its change as they rise by 1 %; vega and rho: gain for one point; theta: for a day.",
+    ),
+    Panel(
         name="trader_limits",
         title="Limits",
         kind="table",
         source="limits",
-        sql="SELECT limit_id, scope, scope_id, measure, value, warning, breach, "
-        "if(breach = 0, 0, value / breach) AS used, toString(status) AS status, acknowledged, "
-        "breach_probability FROM risk_limits ORDER BY risk_limits.status DESC, used DESC LIMIT 200",
+        sql="SELECT concat(scope, ' ', scope_id) AS of, measure, value, warning, breach, "
+        "if(breach = 0, 0, value / breach) AS used, toString(status) AS status, "
+        "if(acknowledged, 'yes', '') AS seen, breach_probability "
+        "FROM risk_limits ORDER BY risk_limits.status DESC, used DESC LIMIT 200",
         columns=(
-            Column("limit_id", "Limit", "text"),
-            Column("scope_id", "Of", "text"),
+            Column("of", "Of", "text"),
             Column("measure", "Measure", "text"),
             Column("value", "Value", "money"),
-            Column("breach", "Breach at", "money"),
+            Column("warning", "Warning", "money"),
+            Column("breach", "Breach", "money"),
             Column("used", "Used", "share"),
             Column("status", "Status", "text"),
+            Column("seen", "Seen", "text"),
             Column("breach_probability", "Breach soon", "share"),
         ),
-        width=5,
-        help="Worst first. `Breach soon` is the model's chance of a breach in the next minutes.",
+        width=8,
+        help="Worst first. `Breach soon` is the model's chance of a breach in the next minutes, "
+        "`seen` whether somebody acknowledged the breach.",
+    ),
+    Panel(
+        name="trader_breach",
+        title="Likeliest breaches",
+        kind="table",
+        source="limits",
+        sql="SELECT concat(scope, ' ', scope_id) AS of, breach_probability, limit_id "
+        "FROM risk_breach WHERE breached = 0 ORDER BY breach_probability DESC, of LIMIT 20",
+        columns=(
+            Column("of", "Of", "text"),
+            Column("breach_probability", "Chance", "share"),
+            Column("limit_id", "Limit", "text"),
+        ),
+        width=4,
+        help="Accounts, desks and firms within their limits, by the model's chance that the "
+        "likeliest of their limits is breached in the next minutes.",
     ),
 )
 """The panels of this page, in the order shown."""
@@ -231,7 +322,8 @@ TRADER_FEEDS: Final = (
         select="concat(firm_id, '/', account_id, '/', desk_id, '/', instrument_id) "
         "AS position_key, "
         "firm_id, desk_id, account_id, instrument_id, quantity, average_price, mark, "
-        "mark_ms AS mark_time, value, realised, unrealised, fees, component_var, "
+        "mark_ms AS mark_time, value, realised, unrealised, fees, component_var, component_es, "
+        "ifNotFinite(marginal_var, 0) AS marginal_var, delta, gamma, vega, theta, rho, "
         "if(priced, 'yes', 'no') AS priced",
         columns=(
             ("position_key", "string"),
@@ -248,6 +340,13 @@ TRADER_FEEDS: Final = (
             ("unrealised", "float"),
             ("fees", "float"),
             ("component_var", "float"),
+            ("component_es", "float"),
+            ("marginal_var", "float"),
+            ("delta", "float"),
+            ("gamma", "float"),
+            ("vega", "float"),
+            ("theta", "float"),
+            ("rho", "float"),
             ("priced", "string"),
         ),
         shown=(

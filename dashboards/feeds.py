@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -62,6 +63,8 @@ class FeedPump:
         self._feeds = feeds
         self._most = most
         self._after = {feed.name: 0 for feed in feeds}
+        # Keys in the table, the longest unchanged first.
+        self._held: dict[str, OrderedDict[str, None]] = {feed.name: OrderedDict() for feed in feeds}
         client = server.new_local_client()
         self._tables: dict[str, Any] = {
             feed.name: client.table(dict(feed.columns), name=feed.name, **_options(feed))
@@ -104,11 +107,21 @@ class FeedPump:
         if not rows:
             return 0
         newest = max(int(row.pop("inserted_ms")) for row in rows)
-        self._tables[feed.name].update(rows)
+        table, held = self._tables[feed.name], self._held[feed.name]
+        table.update(rows)
+        if feed.limit:
+            for row in rows:
+                key = str(row[feed.index])
+                held[key] = None
+                held.move_to_end(key)
+            surplus = [held.popitem(last=False)[0] for _ in range(len(held) - feed.limit)]
+            if surplus:
+                table.remove(surplus)
         self._after[feed.name] = max(0, newest - _OVERLAP_MS)
         return len(rows)
 
 
 def _options(feed: Feed) -> dict[str, Any]:
-    # Perspective takes either an index or a limit; the index is what makes a re-read harmless.
+    # Perspective takes either an index or a limit; the index is what makes a re-read harmless, so
+    # the pump removes what is beyond the limit itself.
     return {"index": feed.index}

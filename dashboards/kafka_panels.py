@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from connectors.clickhouse import ClickHouseClient
-from connectors.kafka import end_offsets
+from connectors.kafka import committed, end_offsets
 from connectors.readers import TopicReader, TopicUnknown
 from connectors.settings import Settings
 from connectors.tables import SCORED_TABLE
@@ -24,6 +25,12 @@ _KEPT_SECONDS: Final = 3.0
 _LETTERS: Final = 50
 # Old letters are caught up with in steps, so that the first page does not wait for all of them.
 _CATCH_UP_SECONDS: Final = 1.0
+
+_TOPICS: Final[dict[str, dict[str, str | None]]] = {
+    "fraud": {"transactions": SCORED_TABLE, "labels": "labels_raw"},
+    "market-risk": {"ticks": None, "quotes": None, "fills": "risk_fills_raw"},
+}
+"""Topics of each job, and the table whose rows carry their offsets."""
 
 
 def kafka_panels(settings: Settings) -> dict[str, Callable[[], Awaitable[dict[str, Any]]]]:
@@ -58,67 +65,88 @@ class _Shared:
 
 
 class _Lag:
+    """Lag of both jobs by topic and partition; topics that do not exist yet have no rows."""
+
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
-        self._topic = settings.kafka.topics.name("transactions")
         self._client = ClickHouseClient(settings.clickhouse)
 
     def read(self) -> dict[str, Any]:
         started = time.monotonic()
-        stored = {
+        rows: list[dict[str, Any]] = []
+        for job, topics in _TOPICS.items():
+            for field, table in topics.items():
+                rows += self._of(job, self._kafka.topics.name(field), table)
+        behind = sum(row["lag"] for row in rows if row["stored"] is not None)
+        return _answer(rows, started, f"{behind:,} records are on their way" if behind else "")
+
+    def _of(self, job: str, topic: str, table: str | None) -> list[dict[str, Any]]:
+        ends = end_offsets(self._kafka, topic)
+        if not ends:
+            return []
+        read = committed(self._kafka, f"riskstream-{job}", topic)
+        stored = self._stored(topic, table) if table else {}
+        rows = []
+        for partition, end in ends.items():
+            # A row in ClickHouse is the end of a record's way; the job commits at checkpoints only.
+            done = max(stored.get(partition, -1) + 1, read.get(partition, 0))
+            rows.append(
+                {
+                    "topic": topic,
+                    "partition": partition,
+                    "end": end,
+                    "committed": read.get(partition),
+                    "stored": stored.get(partition),
+                    "lag": max(0, end - done),
+                }
+            )
+        return rows
+
+    def _stored(self, topic: str, table: str) -> dict[int, int]:
+        return {
             int(row["p"]): int(row["o"])
             for row in self._client.rows(
                 "SELECT kafka_partition AS p, max(kafka_offset) AS o "  # noqa: S608 - our own names
-                f"FROM {SCORED_TABLE} WHERE kafka_topic = {{topic:String}} GROUP BY p",
-                {"topic": self._topic},
+                f"FROM {table} WHERE kafka_topic = {{topic:String}} GROUP BY p",
+                {"topic": topic},
             )
         }
-        rows = [
-            {
-                "topic": self._topic,
-                "partition": partition,
-                "end": end,
-                "stored": stored.get(partition),
-                "lag": max(0, end - 1 - stored.get(partition, -1)),
-            }
-            for partition, end in end_offsets(self._kafka, self._topic).items()
-        ]
-        behind = sum(int(row["lag"] or 0) for row in rows)
-        return _answer(rows, started, f"{behind:,} records are on their way" if behind else "")
 
 
 class _Letters:
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
-        self._topic = settings.kafka.topics.name("dead_letters")
+        topics = settings.kafka.topics
+        self._topics = [topics.name(field) for field in ("dead_letters", "market_dead_letters")]
         self._decoder = RecordDecoder(open_registry(settings.schemas))
-        self._reader: TopicReader | None = None
+        self._readers: dict[str, TopicReader] = {}
         self._newest: deque[dict[str, Any]] = deque(maxlen=_LETTERS)
         self._seen = 0
 
     def read(self) -> dict[str, Any]:
         started = time.monotonic()
-        if self._reader is None:
-            try:
-                self._reader = TopicReader(self._kafka, self._topic)
-            except TopicUnknown:
-                # No job has run yet, so nothing was refused.
-                return _answer([], started, "")
-            self._reader.start(from_beginning=True)
-        while time.monotonic() - started < _CATCH_UP_SECONDS:
-            record = self._reader.poll(0.1)
-            if record is None:
-                break
-            self._seen += 1
-            self._newest.appendleft(
-                self._described(record.value, f"{record.partition}:{record.offset}")
-            )
-        behind = max(0, self._reader.held - self._seen)
+        for topic in self._topics:
+            if topic not in self._readers:
+                # Until its job has run there is no topic, so nothing was refused.
+                with contextlib.suppress(TopicUnknown):
+                    self._readers[topic] = TopicReader(self._kafka, topic)
+                    self._readers[topic].start(from_beginning=True)
+        for topic, reader in self._readers.items():
+            self._take(topic, reader, time.monotonic() + _CATCH_UP_SECONDS)
+        behind = max(0, sum(one.held for one in self._readers.values()) - self._seen)
+        newest = sorted(self._newest, key=lambda row: -int(row.get("when") or 0))
         return _answer(
-            list(self._newest),
-            started,
-            f"{behind:,} letters are still to be read" if behind else "",
+            newest, started, f"{behind:,} letters are still to be read" if behind else ""
         )
+
+    def _take(self, topic: str, reader: TopicReader, until: float) -> None:
+        while time.monotonic() < until:
+            record = reader.poll(0.1)
+            if record is None:
+                return
+            self._seen += 1
+            letter = f"{topic}/{record.partition}:{record.offset}"
+            self._newest.appendleft(self._described(record.value, letter))
 
     def _described(self, value: bytes | None, letter: str) -> dict[str, Any]:
         try:

@@ -22,11 +22,13 @@ EXTRA_PANELS: Final[dict[str, tuple[Panel, ...]]] = {
                 Column("topic", "Topic", "text"),
                 Column("partition", "Partition"),
                 Column("end", "End offset"),
+                Column("committed", "Committed"),
                 Column("stored", "Highest stored"),
                 Column("lag", "Lag"),
             ),
             width=5,
-            help="Offsets on Kafka after the highest one that is a row in ClickHouse.",
+            help="Records on Kafka after the highest offset that is a row in ClickHouse, or that "
+            "the job committed at its last checkpoint where rows carry no offsets (ticks, quotes).",
         ),
         Panel(
             name="kafka_dead_letters",

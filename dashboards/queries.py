@@ -234,6 +234,35 @@ _OPERATORS: Final = (
         help="Milliseconds from the Kafka timestamp to the decision.",
     ),
     Panel(
+        name="operator_market",
+        title="The market risk job now",
+        kind="stat",
+        source="measures",
+        sql="SELECT rate, fills, row_p50, row_p99, evaluations, shown_p99, bars FROM ("
+        "SELECT countIf(inserted_at > now64(3, 'UTC') - toIntervalSecond(30)) / 30 AS rate, "
+        f"count() AS fills, quantileExactIf(0.5)({_ROW_MS}, published_at_ms > 0) AS row_p50, "
+        f"quantileExactIf(0.99)({_ROW_MS}, published_at_ms > 0) AS row_p99 "
+        f"FROM risk_fills_raw WHERE {IN_WINDOW}) AS f, ("
+        "SELECT uniqExact(firm_id, sequence) AS evaluations, "
+        "quantileExact(0.99)(toUnixTimestamp64Milli(inserted_at) - evaluated_at_ms) AS shown_p99 "
+        f"FROM risk_measures_raw WHERE scope = 'firm' AND {IN_WINDOW}) AS m, ("
+        f"SELECT uniqExact(instrument_id, interval_ms, start_ms) AS bars FROM risk_bars_raw "
+        f"WHERE {IN_WINDOW}) AS b",
+        columns=(
+            Column("rate", "Fills a second, last 30 s", "rate"),
+            Column("fills", "Fills in the window"),
+            Column("row_p50", "Fill in ClickHouse, median", "ms"),
+            Column("row_p99", "Fill in ClickHouse, p99", "ms"),
+            Column("evaluations", "Evaluations of risk"),
+            Column("shown_p99", "Risk in ClickHouse, p99", "ms"),
+            Column("bars", "Bars written"),
+        ),
+        width=12,
+        height=1,
+        help="Latencies of fills are from the Kafka timestamp, those of risk from the evaluation, "
+        "until ClickHouse had the row.",
+    ),
+    Panel(
         name="operator_stages",
         title="Where the time goes",
         kind="table",

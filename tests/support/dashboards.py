@@ -108,20 +108,22 @@ def fill_market_risk(client: ClickHouseClient) -> None:
         client.execute(
             "INSERT INTO risk_measures_raw (firm_id, scope, scope_id, bucket_ms, gross, net, "
             "leverage, realised, unrealised, fees, pnl, value_at_risk, expected_shortfall, margin, "
-            "positions, unpriced, sequence, evaluated_at_ms) "
+            "positions, unpriced, sequence, evaluated_at_ms, delta, gamma, vega, theta, rho) "
             f"WITH [{names}] AS ids, intDiv(number, length(ids)) AS i, "
             "100000 * sin(i / 60) + i * 250. AS p "
             f"SELECT {firm}, '{scope}', ids[1 + number % length(ids)], 1700000000000 + i * 1000, "
             "9.5e6 + i * 1000, 2.1e6 - i * 500, 0.95, p * 0.4, p * 0.6, i * 1., p, "
             "180000 + 9000 * cos(i / 40), 240000 + 12000 * cos(i / 40), 700000, 30, "
-            f"if(i = 599 AND '{scope}' = 'firm', 1, 0), i, i "
+            f"if(i = 599 AND '{scope}' = 'firm', 1, 0), i, i, 2e6, 3e4, 900, -250, 120 "
             f"FROM numbers(600 * {len(names.split(','))})"
         )
     client.execute(
-        "INSERT INTO risk_var_raw (firm_id, scope, scope_id, level, bucket_ms, value_at_risk, "
-        "expected_shortfall, evaluated_at_ms) WITH [0.95, 0.975, 0.99] AS levels, "
-        f"intDiv(number, 3) AS i SELECT {firm}, 'firm', 'alpha', levels[1 + number % 3], "
-        "1700000000000 + i * 5000, (120000 + 9000 * cos(i / 8)) * (1 + 0.25 * (number % 3)), "
+        "INSERT INTO risk_var_raw (firm_id, scope, scope_id, level, method, bucket_ms, "
+        "value_at_risk, expected_shortfall, evaluated_at_ms) "
+        "WITH [0.95, 0.975, 0.99] AS levels, intDiv(number, 3) AS i "
+        f"SELECT {firm}, 'firm', 'alpha', levels[1 + number % 3], "
+        "arrayJoin(['plain', 'age', 'ewma']), 1700000000000 + i * 5000, "
+        "(120000 + 9000 * cos(i / 8)) * (1 + 0.25 * (number % 3)), "
         "(150000 + 9000 * cos(i / 8)) * (1 + 0.25 * (number % 3)), i FROM numbers(360)"
     )
     client.execute(
@@ -139,11 +141,12 @@ def fill_market_risk(client: ClickHouseClient) -> None:
         "number / 12, 0, 0 FROM numbers(11)"
     )
     client.execute(
-        "INSERT INTO risk_forecasts_raw (firm_id, level, day_ms, forecast, pnl, exception, "
+        "INSERT INTO risk_forecasts_raw (firm_id, level, method, day_ms, forecast, pnl, exception, "
         "observations, exceptions, kupiec_lr, kupiec_p, christoffersen_lr, christoffersen_p, zone, "
         "evaluated_at_ms) WITH 150000 + 20000 * sin(number / 20) AS forecast, "
         "if(number % 83 = 40, -forecast * 1.2, 90000 * sin(number * 1.7)) AS pnl "
-        f"SELECT {firm}, 0.99, 1650000000000 - 1650000000000 % 86400000 + number * 86400000, "
+        f"SELECT {firm}, 0.99, arrayJoin(['plain', 'age']), "
+        "1650000000000 - 1650000000000 % 86400000 + number * 86400000, "
         "forecast, pnl, pnl < -forecast, number + 1, intDiv(number + 43, 83), 0.09, 0.758, 0.07, "
         "0.789, 'green', number FROM numbers(250)"
     )

@@ -41,6 +41,7 @@ def test_every_panel_of_a_page_is_in_its_grafana_dashboard_with_the_same_query(p
         undone = undone.replace(
             "toUInt32(greatest(1, intDiv(${__interval_ms}, 1000)))", "{step:UInt32}"
         )
+        undone = undone.replace("toUInt32(intDiv(${__to} - ${__from}, 1000))", "{window:UInt32}")
         undone = re.sub(r"\$\{(\w+):sqlstring\}", r"{\1:String}", undone)
         assert re.sub(r"toInt64\(\$\{(\w+)\}\)", r"{\1:Int64}", undone) == panel.sql
 
