@@ -18,7 +18,12 @@ from schemas.registry import open_registry
 
 __all__ = ["events_of_key", "labels_of_key", "recorded_event", "recorded_run"]
 
-_COORDINATES = "kafka_topic, kafka_partition, kafka_offset, event_id, event_time_ms, decided_at_ms"
+_PLACE = "kafka_topic, kafka_partition, kafka_offset"
+# Rows that are older than column `seen_order` go by the clock, as far as it tells them apart.
+_SEEN = "if(seen_order > 0, seen_order, decided_at_ms * 1048576) AS seen"
+_LABEL_SEEN = (
+    "if(seen_order > 0, seen_order, toUnixTimestamp64Milli(inserted_at) * 1048576) AS seen"
+)
 
 
 def recorded_event(
@@ -30,7 +35,8 @@ def recorded_event(
         FeatureInputError: when ClickHouse has no such event.
     """
     rows = client.rows(
-        f"SELECT * FROM {SCORED_VIEW} WHERE event_id = {{id:String}} LIMIT 1",  # noqa: S608
+        f"SELECT *, {_SEEN} FROM {SCORED_VIEW} "  # noqa: S608
+        "WHERE event_id = {id:String} LIMIT 1",
         {"id": event_id},
     )
     if not rows:
@@ -44,7 +50,7 @@ def events_of_key(
 ) -> list[RecordedEvent]:
     """Return the scored events of one customer or terminal after a time, features left out."""
     rows = client.rows(
-        f"SELECT * FROM {SCORED_VIEW} "  # noqa: S608 - the key is a declared column name
+        f"SELECT *, {_SEEN} FROM {SCORED_VIEW} "  # noqa: S608 - the key is a declared column name
         f"WHERE {key} = {{key:String}} AND event_time_ms > {{since:Int64}}",
         {"key": value, "since": since_ms},
     )
@@ -61,12 +67,11 @@ def labels_of_key(
 ) -> list[RecordedLabel]:
     """Return every revision of the labels on one key's events after a time."""
     rows = client.rows(
-        "SELECT *, toUnixTimestamp64Milli(inserted_at) AS known_at_ms "  # noqa: S608
-        f"FROM {LABELS_TABLE} FINAL "
+        f"SELECT *, {_LABEL_SEEN} FROM {LABELS_TABLE} FINAL "  # noqa: S608 - as above
         f"WHERE {key} = {{key:String}} AND event_time_ms > {{since:Int64}}",
         {"key": value, "since": since_ms},
     )
-    return [_label(row, row["known_at_ms"]) for row in rows]
+    return [_label(row, row["seen"]) for row in rows]
 
 
 def recorded_run(
@@ -77,30 +82,30 @@ def recorded_run(
 ) -> tuple[list[RecordedEvent], list[RecordedLabel]]:
     """Return all events and labels: fields from Kafka, features and order from ClickHouse.
 
-    Records that were not scored (dead letters, duplicates) are left out, as the windows did.
+    Records that were not scored (dead letters, duplicates) are left out, as the windows did. Events
+    that another feature set scored come without features: they count and are not compared.
     """
     names = ", ".join(f"`{name}`" for name in feature_set.names)
-    version = feature_set.version
     scored = {
         _place(row): row
         for row in client.rows(
-            f"SELECT {_COORDINATES}, {names} FROM {SCORED_VIEW} "  # noqa: S608
-            "WHERE feature_set_version = {version:String}",
-            {"version": version},
+            f"SELECT {_PLACE}, event_id, event_time_ms, feature_set_version, "  # noqa: S608
+            f"{_SEEN}, {names} FROM {SCORED_VIEW}"
         )
     }
     labelled = {
-        _place(row): row["known_at_ms"]
+        _place(row): row["seen"]
         for row in client.rows(
-            "SELECT kafka_topic, kafka_partition, kafka_offset, "  # noqa: S608
-            f"toUnixTimestamp64Milli(inserted_at) AS known_at_ms FROM {LABELS_TABLE} FINAL"
+            f"SELECT {_PLACE}, {_LABEL_SEEN} FROM {LABELS_TABLE} FINAL"  # noqa: S608
         )
     }
     events: list[RecordedEvent] = []
     labels: list[RecordedLabel] = []
     topics = settings.kafka.topics
     for place, value in _records(settings, topics.name("transactions"), "card_transaction", scored):
-        events.append(_event(scored[place], feature_set.names, value))
+        row = scored[place]
+        own = row["feature_set_version"] == feature_set.version
+        events.append(_event(row, feature_set.names if own else (), value))
         progress(1)
     for place, value in _records(settings, topics.name("labels"), "label", labelled):
         labels.append(_label(value, labelled[place]))
@@ -134,7 +139,7 @@ def _event(
     return RecordedEvent(
         str(row["event_id"]),
         int(row["event_time_ms"]),
-        int(row["decided_at_ms"]),
+        int(row["seen"]),
         values,
         topic,
         partition,
@@ -143,11 +148,11 @@ def _event(
     )
 
 
-def _label(row: Mapping[str, Any], known_ms: int) -> RecordedLabel:
+def _label(row: Mapping[str, Any], order: int) -> RecordedLabel:
     return RecordedLabel(
         str(row["event_id"]),
         int(row["event_time_ms"]),
-        known_ms,
+        int(order),
         row,
         bool(row["is_fraud"]),
         int(row["revision"] or 0),

@@ -224,17 +224,18 @@ def verify(ctx: click.Context, declaration: str, limit: int, as_json: bool) -> N
     client = ClickHouseClient(settings.clickhouse)
     with progress_bar("reading", None) as advance:
         events, labels = recorded_run(settings, client, declared, advance)
-    if not events:
+    compared = sum(bool(event.features) for event in events)
+    if not compared:
         click.echo(f"no event was scored with feature set {declared.version}", err=True)
         sys.exit(1)
     found = differences(declared, events, labels)
     if as_json:
         listed = [asdict(item) for item in found[:limit]]
-        answer = {"events": len(events), "labels": len(labels), "differences": len(found)}
+        answer = {"events": compared, "labels": len(labels), "differences": len(found)}
         click.echo(json.dumps({**answer, "first": listed}))
     else:
-        values = len(events) * len(declared.names)
-        click.echo(f"{len(events):,} events, {values:,} values: {len(found):,} differ")
+        values = compared * len(declared.names)
+        click.echo(f"{compared:,} events, {values:,} values: {len(found):,} differ")
         for item in found[:limit]:
             click.echo(
                 f"  {item.event_id} ({item.topic}/{item.partition}/{item.offset}) {item.feature}: "

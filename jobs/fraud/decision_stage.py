@@ -127,18 +127,19 @@ class DecisionStage:
         # A frame without an attachment (a control record) has NaN here, the only value not itself.
         flags = np.where(passed == passed, passed, 0).astype(np.uint16) | windows.flags
         packets: list[bytes] = []
+        seen = unit.seen(len(intake), now_ms())
         done = 0
         for row in [*intake.controls.tolist(), len(intake)]:
             between = intake.transactions
             if len(intake.controls):
                 between = between[(between >= done) & (between < row)]
             if len(between):
-                packets += self._score(unit, intake, between, features, flags)
+                packets += self._score(unit, intake, between, features, flags, seen)
             if row < len(intake):
                 packets.append(self._apply(unit, intake, row, shard))
             done = row + 1
         if len(intake.labels):
-            packets.append(self._label_rows(intake))
+            packets.append(self._label_rows(intake, seen))
         self._metrics.count("batches")
         self._metrics.observe_ms("decision_stage_ms", (time.perf_counter() - began) * 1000)
         return b"".join(packets)
@@ -150,6 +151,7 @@ class DecisionStage:
         rows: NDArray[np.intp],
         features: NDArray[np.float64],
         flags: NDArray[np.uint16],
+        seen: NDArray[np.int64],
     ) -> list[bytes]:
         whole = len(rows) == len(intake)
         event = intake.columns if whole else _rows(intake.columns, rows)
@@ -197,6 +199,7 @@ class DecisionStage:
                         "published_at_ms": frames.timestamp_ms[rows],
                         "ingested_at_ms": frames.ingest_ms[rows],
                         "decided_at_ms": decided_at_ms,
+                        "seen_order": seen[rows],
                         **{name: _text(event, name) for name in TEXTS},
                         "model_version": _versions(unit, scores),
                         "rule_set_version": unit.rules.version,
@@ -327,7 +330,7 @@ class DecisionStage:
             1,
         )
 
-    def _label_rows(self, intake: Intake) -> bytes:
+    def _label_rows(self, intake: Intake, seen: NDArray[np.int64]) -> bytes:
         rows = intake.labels
         event = _rows(intake.columns, rows)
         frames = intake.frames
@@ -340,6 +343,7 @@ class DecisionStage:
                 "revision": _numbers(event, "revision"),
                 "kafka_partition": frames.partition[rows],
                 "kafka_offset": frames.offset[rows],
+                "seen_order": seen[rows],
                 **{name: _text(event, name) for name in ("event_id", "customer_id", "terminal_id")},
                 "kafka_topic": _take(frames.topic, rows),
             },

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from connectors.settings import Settings
 from jobs.fraud.model_routes import ROUTE_FIELDS
@@ -33,6 +34,10 @@ __all__ = ["DecisionShard", "LogKeys", "open_store"]
 # The window log owns the numbers from 0 up.
 MODELS_KEY: Final = -1
 RULES_KEY: Final = -2
+
+# A millisecond's worth of records: 1,000 times what a shard decides at its best, and 2^63 is
+# reached in the year 2248.
+ORDERS_PER_MS: Final = 1 << 20
 
 # For a model that brings no thresholds of its own and settings that give none.
 FALLBACK_THRESHOLDS: Final = Thresholds(0.5, 0.9)
@@ -105,6 +110,17 @@ class DecisionShard:
         else:
             self._rules_text = None
         self._adopt_rules(rules)
+        self._next_order = 0
+
+    def seen(self, records: int, now_ms: int) -> NDArray[np.int64]:
+        """Return a number for each of the records at hand, above all numbers given before.
+
+        The clock stands in for state: after a restart the numbers go on above the earlier ones, as
+        what is decided again must.
+        """
+        first = max(self._next_order, now_ms * ORDERS_PER_MS)
+        self._next_order = first + records
+        return np.arange(first, first + records, dtype=np.int64)
 
     def thresholds(self, model_index: int) -> Thresholds:
         """Return a model's thresholds: control record, then settings, then the model's own."""

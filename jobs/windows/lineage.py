@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from jobs.windows.batch import EventBatch, Kind
 from jobs.windows.errors import FeatureInputError
 from jobs.windows.event_features import event_features
+from jobs.windows.plan import compile_entity
 from jobs.windows.spec import FeatureSet, WindowFeature
 from jobs.windows.store import ShardStore
 from schemas.columns import NumberColumn, StringColumn
@@ -21,6 +22,7 @@ __all__ = [
     "Trace",
     "derive",
     "feature_named",
+    "ordered_by_partition",
     "trace",
     "window_of",
 ]
@@ -30,14 +32,13 @@ __all__ = [
 class RecordedEvent:
     """A scored event as it is on record.
 
-    `order_ms` is when the job decided it: with partition and offset it gives the order in which the
-    windows saw the events. `values` holds the source fields, None for null; `features` what was
-    scored.
+    `order` grows with every record that a shard of the deciding stage saw. `values` holds the
+    source fields, None for null; `features` what was scored, nothing where another feature set did.
     """
 
     event_id: str
     event_time_ms: int
-    order_ms: int
+    order: int
     values: Mapping[str, object]
     topic: str
     partition: int
@@ -47,11 +48,11 @@ class RecordedEvent:
 
 @dataclass(frozen=True, slots=True)
 class RecordedLabel:
-    """A label as it is on record; `order_ms` is when it became known to the job."""
+    """A label as it is on record; `order` as for events."""
 
     event_id: str
     event_time_ms: int
-    order_ms: int
+    order: int
     values: Mapping[str, object]
     is_fraud: bool
     revision: int
@@ -110,31 +111,53 @@ def derive(
     events: Sequence[RecordedEvent],
     labels: Sequence[RecordedLabel],
 ) -> NDArray[np.float64]:
-    """Return the features of one entity, float64 (n, k), for events given in their order.
+    """Return the features of one entity, float64 (n, k), for recorded events in any order.
 
-    A label stands before the first event that was decided after it became known.
+    The windows take events and labels in the order in which the job's windows saw them. For the
+    first entity, whose key is that of the messages, that is the order of each partition, unless its
+    features use labels; for all others it is the recorded `order`.
     """
-    key = feature_set.entity(entity).key
-    rows: list[tuple[int, int, RecordedEvent | RecordedLabel]] = [
-        (event.order_ms, 1, event) for event in events
-    ]
-    rows += [(label.order_ms, 0, label) for label in labels]
-    # Stable: events of one millisecond keep the order in which they were given.
-    rows.sort(key=lambda row: row[:2])
-    records = [row[2] for row in rows]
-    kind = np.array(
-        [Kind.EVENT if isinstance(r, RecordedEvent) else Kind.LABEL for r in records], np.uint8
-    )
-    batch = EventBatch(
-        kind,
-        _texts([r.values.get(key) for r in records]),
-        np.array([r.event_time_ms for r in records], np.int64),
-        _texts([r.event_id for r in records]),
-        _fields(feature_set, records),
-    )
-    done = ShardStore(feature_set, entity).process(batch)
-    scored: NDArray[np.float64] = done.features[kind == Kind.EVENT]
-    return scored
+    out = np.empty((len(events), len(feature_set.names_of(entity))), np.float64)
+    for rows in _streams(feature_set, entity, events, labels):
+        records = [record for _, _, record in rows]
+        kind = np.array(
+            [Kind.EVENT if isinstance(r, RecordedEvent) else Kind.LABEL for r in records], np.uint8
+        )
+        batch = EventBatch(
+            kind,
+            _texts([r.values.get(feature_set.entity(entity).key) for r in records]),
+            np.array([r.event_time_ms for r in records], np.int64),
+            _texts([r.event_id for r in records]),
+            _fields(feature_set, records),
+        )
+        done = ShardStore(feature_set, entity).process(batch)
+        events_at = np.array([position for _, position, _ in rows], np.int64)
+        out[events_at[events_at >= 0]] = done.features[kind == Kind.EVENT]
+    return out
+
+
+def _streams(
+    feature_set: FeatureSet,
+    entity: str,
+    events: Sequence[RecordedEvent],
+    labels: Sequence[RecordedLabel],
+) -> list[list[tuple[int, int, RecordedEvent | RecordedLabel]]]:
+    """Return (order, position among the events or -1, record), stream by stream, in order."""
+    streams: dict[tuple[str, int], list[tuple[int, int, RecordedEvent | RecordedLabel]]] = {}
+    by_partition = ordered_by_partition(feature_set, entity)
+    for position, event in enumerate(events):
+        place = (event.topic, event.partition) if by_partition else ("", 0)
+        order = event.offset if by_partition else event.order
+        streams.setdefault(place, []).append((order, position, event))
+    if not by_partition:
+        streams.setdefault(("", 0), []).extend((label.order, -1, label) for label in labels)
+    return [sorted(rows, key=lambda row: row[:2]) for rows in streams.values()]
+
+
+def ordered_by_partition(feature_set: FeatureSet, entity: str) -> bool:
+    """Return whether an entity's windows see each partition in its order and no labels at all."""
+    first = feature_set.entities[0].name == entity
+    return first and not compile_entity(feature_set, entity).uses_labels
 
 
 def trace(
@@ -146,7 +169,7 @@ def trace(
 ) -> Trace:
     """Re-derive a feature of `event` from its key's recorded events and labels.
 
-    `history` may hold the event itself and anything decided after it: both are passed over.
+    `history` may hold the event itself and anything seen after it: both are passed over.
     """
     column = feature_named(feature_set, feature)
     recorded = event.features.get(feature)
@@ -160,17 +183,16 @@ def trace(
         derived = float(values[0, position])
         time = event.event_time_ms
         return Trace(feature, event, None, time, time, derived, recorded, (event,), frozenset())
-    place = (event.order_ms, event.partition, event.offset)
-    before = sorted(
-        (
+    if ordered_by_partition(feature_set, column.entity):
+        place = (event.topic, event.partition)
+        before = [
             other
             for other in history
-            if (other.order_ms, other.partition, other.offset) < place
-            and other.event_id != event.event_id
-        ),
-        key=lambda other: (other.order_ms, other.partition, other.offset),
-    )
-    known = [label for label in labels if label.order_ms <= event.order_ms]
+            if (other.topic, other.partition) == place and other.offset < event.offset
+        ]
+    else:
+        before = [other for other in history if other.order < event.order]
+    known = [label for label in labels if label.order < event.order]
     matrix = derive(feature_set, column.entity, [*before, event], known)
     position = feature_set.names_of(column.entity).index(feature)
     start, end = window_of(column, event.event_time_ms)

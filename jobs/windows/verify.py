@@ -33,17 +33,19 @@ def differences(
     events: Sequence[RecordedEvent],
     labels: Sequence[RecordedLabel],
 ) -> list[Difference]:
-    """Return every difference, in the order in which the events were decided.
+    """Return every difference, in the order in which the events were seen.
 
     All events of each key must be there, from the first one that any window reaches: what is
-    missing shows as a difference.
+    missing shows as a difference. Events without recorded features count and are not compared.
     """
-    ordered = sorted(events, key=lambda event: (event.order_ms, event.partition, event.offset))
+    ordered = sorted(events, key=lambda event: (event.order, event.topic, event.partition))
     columns = [_event_only(feature_set, ordered)] if feature_set.event else []
     columns += [derive(feature_set, e.name, ordered, labels) for e in feature_set.entities]
     offline = np.concatenate(columns, axis=1)
     found = []
     for event, row in zip(ordered, offline, strict=True):
+        if not event.features:
+            continue
         for name, value in zip(feature_set.names, row.tolist(), strict=True):
             online = event.features.get(name)
             both_nan = online is not None and np.isnan(online) and np.isnan(value)

@@ -37,7 +37,7 @@ def _columns(n: int, day: int) -> dict[str, Any]:
         "event_time_ms": np.arange(n) * day, "amount_minor": np.arange(n),
         "channel": np.zeros(n, np.int32), "score": np.full(n, np.nan), "decision": np.arange(n) % 3,
         "flags": np.zeros(n, np.uint16), "kafka_partition": 0, "kafka_offset": np.arange(n),
-        "published_at_ms": 1, "ingested_at_ms": 2, "decided_at_ms": np.arange(n),
+        "published_at_ms": 1, "ingested_at_ms": 2, "decided_at_ms": np.arange(n), "seen_order": 7,
         "event_id": StringColumn.from_texts([str(i) for i in range(n)]),
         "customer_id": "c", "terminal_id": "é\0'", "merchant_id": "", "currency": "EUR",
         "country": "", "tenant": "", "model_version": "m", "rule_set_version": "r",
@@ -78,6 +78,7 @@ def test_labels_show_the_highest_revision_and_control_outcomes_each_shard(
         {
             "event_time_ms": 5, "is_fraud": np.array([1, 0, 1]), "labelled_at_ms": 9, "source": 1,
             "revision": np.array([0, 2, 1]), "kafka_partition": 0, "kafka_offset": np.arange(3),
+            "seen_order": 1,
             "event_id": "e", "customer_id": "c", "terminal_id": "t", "kafka_topic": "labels",
         },
         3,

@@ -206,7 +206,7 @@ class Fraud:
             (row["kafka_topic"], row["kafka_partition"], row["kafka_offset"]): {
                 name: value
                 for name, value in row.items()
-                if name not in {"decided_at_ms", "ingested_at_ms", *ignored}
+                if name not in {"decided_at_ms", "ingested_at_ms", "seen_order", *ignored}
             }
             for row in self.rows()
         }

@@ -289,7 +289,7 @@ def test_the_engine_reads_packed_rows_and_the_view_shows_each_record_once(
         "amount_minor": np.arange(n),
         "channel": np.full(n, 3), "score": np.linspace(0, 1, n), "decision": np.arange(n) % 3,
         "flags": np.arange(n), "kafka_partition": 1, "kafka_offset": np.arange(n),
-        "published_at_ms": 1, "ingested_at_ms": 2, "decided_at_ms": 3,
+        "published_at_ms": 1, "ingested_at_ms": 2, "decided_at_ms": 3, "seen_order": 4,
         "event_id": StringColumn.from_texts([f"e{i}" for i in range(n)]),
         "customer_id": StringColumn.from_texts([str(i % 7) for i in range(n)]),
         "terminal_id": StringColumn.from_texts(["t"] * n),

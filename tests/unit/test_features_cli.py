@@ -114,7 +114,9 @@ def recorded(tmp_path: Path) -> tuple[list[RecordedEvent], list[RecordedLabel]]:
         }
         time = int(built.event_time_ms[i])
         scored = dict(zip(built.names, built.matrix[i].tolist(), strict=True))
-        events.append(RecordedEvent(str(i), time, time, values, "card", i % 2, i // 2, scored))
+        # A customer's payments are in one partition, and labels come between those of a terminal.
+        place = (int(values["customer_id"]) % 2, i)
+        events.append(RecordedEvent(str(i), time, time, values, "card", *place, scored))
         if built.is_fraud[i]:
             labels.append(RecordedLabel(str(i), time, time + 7 * DAY_MS, values, True, 1))
     return events, labels
@@ -125,7 +127,7 @@ def test_what_was_scored_verifies_to_the_bit_and_any_change_is_named(tmp_path: P
     assert differences(FRAUD_FEATURES, events, labels) == []
     wrong = dict(events[50].features) | {"customer_count_1d": 99.0}
     changed = RecordedEvent(
-        events[50].event_id, events[50].event_time_ms, events[50].order_ms, events[50].values,
+        events[50].event_id, events[50].event_time_ms, events[50].order, events[50].values,
         "card", events[50].partition, events[50].offset, wrong,
     )  # fmt: skip
     found = differences(FRAUD_FEATURES, [*events[:50], changed, *events[51:]], labels)
