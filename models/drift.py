@@ -2,14 +2,14 @@
 
 Two samples are compared: the reference kept with the model and the rows of one window.
 
-==============
-====================================================================================== `psi`
- population stability index over the reference's deciles: sum of (q - p) ln(q / p) `ks`
- two-sample Kolmogorov-Smirnov distance, as `scipy.stats.ks_2samp`
-`missing_rate` share of NaN in the window; its threshold is on the change against the reference
-`population`   rows of the window, over rows expected
-==============
-======================================================================================
+================  ==================================================================================
+measure           meaning
+================  ==================================================================================
+`psi`             population stability index over the reference's deciles: sum of (q - p) ln(q / p)
+`ks`              two-sample Kolmogorov-Smirnov distance, as `scipy.stats.ks_2samp`
+`missing_rate`    share of NaN in the window; its limit is on the change against the reference
+`population`      rows of the window over rows expected
+================  ==================================================================================
 """
 
 from __future__ import annotations
@@ -93,8 +93,10 @@ class DriftReference:
             self._shares.append(_shares(known, edges))
             self._missing.append(float(np.isnan(cells).mean()))
 
-    def compare(self, column: int, cells: Values, limits: DriftLimits) -> tuple[DriftMeasure, ...]:
-        """Compare one column of a window, in the order of `names`."""
+    def compare(
+        self, column: int, cells: Values, limits: DriftLimits, events: int
+    ) -> tuple[DriftMeasure, ...]:
+        """Compare one column of a window of `events` rows, in the order of `names`."""
         name = self.names[column]
         # The model sees float32; so does its reference.
         cells = cells.astype(np.float32).astype(np.float64)
@@ -110,21 +112,21 @@ class DriftReference:
                 missing,
                 expected + limits.missing_change,
                 enough and abs(missing - expected) > limits.missing_change,
-                rows,
+                events,
             )
         ]
         if len(known) and len(self._sorted[column]):
             psi = population_stability(self._shares[column], _shares(known, self._edges[column]))
             distance, chance = kolmogorov_smirnov(self._sorted[column], known)
             measures += [
-                DriftMeasure(name, "psi", psi, limits.psi, enough and psi > limits.psi, rows),
+                DriftMeasure(name, "psi", psi, limits.psi, enough and psi > limits.psi, events),
                 DriftMeasure(
                     name,
                     "ks",
                     distance,
                     limits.ks_distance,
                     enough and distance > limits.ks_distance and chance < limits.ks_p_value,
-                    rows,
+                    events,
                 ),
             ]
         return tuple(measures)
@@ -177,27 +179,37 @@ def drift_of_window(
     scores: Values,
     expected_rows: float | None = None,
     limits: DriftLimits | None = None,
+    *,
+    rows: int | None = None,
+    population: int | None = None,
 ) -> list[DriftMeasure]:
     """Compare one window: features (n, k) in the model's order and their scores (n,).
 
     `expected_rows` is what such a window usually holds; None leaves the population out. A window
-    below `least_rows` is measured but never breached.
+    below `least_rows` is measured but never breached. Where the rows are a sample of the window,
+    `rows` says how many of the model's rows it holds; `population` counts those of all models.
     """
     limits = limits or DriftLimits()
-    rows = len(scores)
+    rows = len(scores) if rows is None else rows
+    population = rows if population is None else population
     measures: list[DriftMeasure] = []
     if expected_rows:
-        ratio = rows / expected_rows
+        ratio = population / expected_rows
         low = ratio < limits.population_low
         threshold = limits.population_low if low else limits.population_high
         measures.append(
             DriftMeasure(
-                SCORE, "population", ratio, threshold, low or ratio > limits.population_high, rows
+                SCORE,
+                "population",
+                ratio,
+                threshold,
+                low or ratio > limits.population_high,
+                population,
             )
         )
     for column in range(features.shape[1]):
-        measures += reference.compare(column, features[:, column], limits)
-    measures += reference.compare(features.shape[1], scores, limits)
+        measures += reference.compare(column, features[:, column], limits, rows)
+    measures += reference.compare(features.shape[1], scores, limits, rows)
     return measures
 
 
@@ -244,7 +256,7 @@ def drift_alerts(
                 "event_time_ms": end_ms,
                 "score": one.value,
                 "threshold": one.threshold,
-                "decision": "review",
+                "decision": "drift",
                 "model_version": model_version,
                 "reasons": [],
                 "attributes": {"window_start_ms": str(start_ms), "window_end_ms": str(end_ms)},

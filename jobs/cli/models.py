@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from jobs.cli._models_default import rebuild_default
+from jobs.cli._models_drift import drift
 from jobs.cli._models_registry import (
     activate,
     challenge,
@@ -31,6 +32,7 @@ def models() -> None:
 for _command in (
     train,
     retrain,
+    drift,
     list_models,
     show,
     register,
