@@ -159,7 +159,6 @@ class Matrix:
         """Compare what the job computed through all its faults with an undisturbed run."""
         stand.load.stop()
         audit = stand.audit(whole=True)
-        again, otherwise = stand.decided_again()
         unlike = stand.different_features()
         compared = {
             "compared": sorted(set(faults)),
@@ -167,8 +166,6 @@ class Matrix:
             "customers": self._customers,
             "rows": audit.total("scored"),
             "rows_unlike_undisturbed": unlike,
-            "decided_again": again,
-            "decided_otherwise": otherwise,
             "lag": audit.total("missing"),
             "clean": audit.clean,
         }
@@ -191,11 +188,14 @@ class Matrix:
         try:
             recovery = stand.suffer(lambda: happen(stand), from_its_end=fault.from_its_end)
             audit = stand.audit()
+            again, otherwise = stand.decided_again()
+            if audit.alerts_wrong:
+                wrong = [*audit.alerts_unexpected, *audit.alerts_missing]
+                click.echo(json.dumps(stand.versions_of(wrong), indent=1), err=True)
         except (StandError, LoadError) as e:
             return result | {"error": str(e)[:2000]}
-        if audit.alerts_wrong:
-            wrong = [*audit.alerts_unexpected, *audit.alerts_missing]
-            click.echo(json.dumps(stand.versions_of(wrong), indent=1), err=True)
+        finally:
+            stand.keep_every_version(keep=False)
         return result | {
             "in_flight": recovery.events_in_flight,
             "resumed_seconds": recovery.resumed_seconds,
@@ -207,6 +207,8 @@ class Matrix:
             "alerts_wrong": audit.alerts_wrong,
             "superseded_alerts": audit.superseded_alerts,
             "redelivered_alerts": audit.redelivered_alerts,
+            "decided_again": again,
+            "decided_otherwise": otherwise,
             "clean": audit.clean,
         }
 

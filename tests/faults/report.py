@@ -16,7 +16,8 @@ from tests.faults.scenarios import FAULTS, LOADS
 __all__ = ["main", "render"]
 
 TIMES = ("resumed_seconds", "normal_seconds")
-SUMS = ("rows", "rows_unlike_undisturbed", "decided_again", "decided_otherwise")
+ROWS = ("rows", "rows_unlike_undisturbed")
+DECISIONS = ("decided_again", "decided_otherwise")
 
 HEAD = (
     "| fault | load | runs | events in flight (median) | lost | doubled | alerts wrong | "
@@ -67,15 +68,17 @@ def _compared(lines: list[dict[str, Any]]) -> list[str]:
     compared = [line for line in lines if "compared" in line]
     if not compared:
         return ["No job was compared with an undisturbed run."]
-    sums = {name: sum(line[name] for line in compared) for name in SUMS}
+    runs = [line for line in lines if line.get("fault") and not line["error"]]
+    sums = {name: sum(line[name] for line in compared) for name in ROWS}
+    sums |= {name: sum(line[name] for line in runs) for name in DECISIONS}
     unclean = sum(not line["clean"] for line in compared)
     return [
         f"{len(compared)} jobs were compared, after all their faults, with an undisturbed run of "
         f"the same records in one process: {sums['rows']:,} rows, "
-        f"{sums['rows_unlike_undisturbed']:,} with features that differ in any bit; of "
-        f"{sums['decided_again']:,} events decided again after a fault (as far as replaced rows "
-        f"were still there), {sums['decided_otherwise']:,} were decided otherwise. Accounts of "
-        f"the whole log that were not clean: {unclean}.",
+        f"{sums['rows_unlike_undisturbed']:,} with features that differ in any bit. Of "
+        f"{sums['decided_again']:,} events that were decided again after a fault, "
+        f"{sums['decided_otherwise']:,} were decided otherwise. Accounts of the whole log that "
+        f"were not clean: {unclean}.",
     ]
 
 

@@ -138,7 +138,6 @@ class Stand:
         self.submit()
         self.load.start()
         self.wait("payments come out", lambda: self.one("SELECT count() AS n FROM {v}") > 500)
-        self.keep_every_version()
 
     def submit(self, savepoint: str | None = None) -> None:
         """Submit the job or its `variant`, or resume it, and wait until all its tasks run."""
@@ -241,6 +240,7 @@ class Stand:
         Seconds count from the moment of the fault, or from its end where it is a state of affairs
         (an outage, a surge) and not an event.
         """
+        self.keep_every_version()
         decided = self.one("SELECT count() AS n FROM {v}")
         in_flight = self.load.sent - decided
         began_ms = time.time_ns() // 1_000_000
@@ -349,17 +349,27 @@ class Stand:
                 raise StandError(msg)
             time.sleep(1.0)
 
-    def keep_every_version(self) -> None:
-        """Keep replaced rows, to see what was decided again; forgotten when ClickHouse restarts."""
+    def keep_every_version(self, *, keep: bool = True) -> None:
+        """Keep replaced rows, to see what was decided again; forgotten when ClickHouse restarts.
+
+        Not for long: ClickHouse holds inserts up when parts pile up.
+        """
+        verb = "STOP" if keep else "START"
         with contextlib.suppress(RiskstreamError):
-            self.clickhouse.execute(f"SYSTEM STOP MERGES {SCORED_TABLE}")
+            self.clickhouse.execute(f"SYSTEM {verb} MERGES {SCORED_TABLE}")
 
     def decided_again(self) -> tuple[int, int]:
-        """Return how many events were decided more than once, and how many of them otherwise."""
+        """Return how many events were decided more than once, and how many of them otherwise.
+
+        Only rows that are not merged yet can tell, so ask soon after a fault. The same rules and
+        model are compared: a change of them may come before or after an event that is read again.
+        """
         answer = ", ".join(f"toString(`{name}`)" for name in ANSWER)
         (row,) = self.clickhouse.rows(
-            f"SELECT count() AS n, countIf(answers > 1) AS otherwise FROM ("
-            f"SELECT uniqExact({answer}) AS answers FROM {SCORED_TABLE} "
+            f"SELECT count() AS n, countIf(answers > versions) AS otherwise FROM ("
+            f"SELECT uniqExact({answer}, model_version, rule_set_version) AS answers, "
+            "uniqExact(model_version, rule_set_version) AS versions "
+            f"FROM {SCORED_TABLE} "
             "GROUP BY kafka_topic, kafka_partition, kafka_offset HAVING count() > 1)"
         )
         return int(row["n"]), int(row["otherwise"])

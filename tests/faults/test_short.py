@@ -55,7 +55,7 @@ def test_exactly_once_shows_readers_of_committed_records_each_alert_once(
         once.suffer(lambda: BY_NAME["kill-taskmanager-exactly-once"].happen(once))
         once.load.stop()
         audit = once.audit(whole=True)
-        _, decided_otherwise = once.decided_again()
+        again, decided_otherwise = once.decided_again()
         everything = once.alert_records(isolation="read_uncommitted")
         committed = once.alert_records(isolation="read_committed")
     finally:
@@ -63,6 +63,7 @@ def test_exactly_once_shows_readers_of_committed_records_each_alert_once(
     assert audit.clean
     assert audit.alerts_expected > 0
     assert audit.redelivered_alerts == 0
+    assert again > 0, "the killed task's events since its checkpoint were decided again"
     assert decided_otherwise == 0
     assert sorted(committed) == sorted(set(committed))
     assert len(committed) == audit.alerts_expected

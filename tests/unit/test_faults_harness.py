@@ -175,6 +175,8 @@ def run_of(fault: str, **changes: object) -> dict[str, object]:
         "resumed_seconds": 1.0,
         "normal_seconds": 2.0,
         "memory_megabytes": 900,
+        "decided_again": 40,
+        "decided_otherwise": 0,
         **changes,
     }
 
