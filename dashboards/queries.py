@@ -37,6 +37,7 @@ SOURCES: Final[dict[str, Source]] = {
     ),
     "drift": Source("drift"),
     "control": Source("control_outcomes"),
+    "accounts": Source("accounts"),
     **TRADER_SOURCES,
 }
 """Where panels read, by name."""
@@ -311,6 +312,35 @@ _OPERATORS: Final = (
         help="`Not stored` are offsets between first and last without a row: dead letters, "
         "transaction markers, or a loss; `riskstream audit` tells them apart. `Again` are rows "
         "that were delivered again and are not merged yet.",
+    ),
+    Panel(
+        name="operator_accounts",
+        title="Running account",
+        kind="table",
+        source="accounts",
+        sql="SELECT toString(made_at) AS made, if(clean, 'clean', 'NOT CLEAN') AS verdict, "
+        "offsets_in, scored, dead_lettered, control, missing, doubled, unexpected, "
+        "alerts_expected, alerts_found, alerts_wrong "
+        "FROM accounts ORDER BY made_at DESC LIMIT 20",
+        columns=(
+            Column("made", "Made", "text"),
+            Column("verdict", "Verdict", "text"),
+            Column("offsets_in", "Offsets in"),
+            Column("scored", "Scored"),
+            Column("dead_lettered", "Dead letters"),
+            Column("control", "Control"),
+            Column("missing", "Missing"),
+            Column("doubled", "Doubled"),
+            Column("unexpected", "Unexpected"),
+            Column("alerts_expected", "Alerts due"),
+            Column("alerts_found", "Alerts found"),
+            Column("alerts_wrong", "Alerts wrong"),
+        ),
+        width=12,
+        refresh_ms=5000,
+        help="What `riskstream audit --watch` found, newest first: each offset of Kafka once as a "
+        "row, a dead letter or a control outcome, and each alert by its id. Empty while nobody "
+        "watches.",
     ),
     Panel(
         name="operator_flags",

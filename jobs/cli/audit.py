@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from connectors.account_history import remember_account
+from connectors.clickhouse import ClickHouseClient
 from connectors.local.stack import resolved_settings
 from connectors.settings import Settings
 from jobs.audit import Audit
 from jobs.cli.context import settings_of
 from jobs.fraud.accounts import audit_fraud
+from schemas.errors import RetryableError
 
 __all__ = ["audit"]
 
+JOB = "fraud"
 EPILOG = """Example: riskstream audit --since 2026-01-31T09:00 --json
 
 Exit code 0 only when nothing is missing, doubled or wrongly alerted."""
@@ -38,7 +43,18 @@ Exit code 0 only when nothing is missing, doubled or wrongly alerted."""
     metavar="SECONDS",
     help="Ask again for up to this long while events are still on their way.",
 )
-@click.option("--watch", type=click.IntRange(min=1), metavar="SECONDS", help="Repeat for ever.")
+@click.option(
+    "--last",
+    type=click.IntRange(min=1),
+    metavar="SECONDS",
+    help="Published within this long before now; with --watch, a window that moves along.",
+)
+@click.option(
+    "--watch",
+    type=click.IntRange(min=1),
+    metavar="SECONDS",
+    help="Repeat for ever; each account also goes to ClickHouse for the dashboards.",
+)
 @click.option("--metrics-port", type=int, help="With --watch: serve the account to Prometheus.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
@@ -49,12 +65,17 @@ def audit(
     from_offset: int | None,
     to_offset: int | None,
     settle: int,
+    last: int | None,
     watch: int | None,
     metrics_port: int | None,
     as_json: bool,
 ) -> None:
     """Account for every offset of the fraud job's topics: in = scored + dead-lettered + control."""
+    if last is not None and since is not None:
+        msg = "--since and --last both say where to begin; give one of them"
+        raise click.UsageError(msg)
     settings = resolved_settings(settings_of(ctx))
+    fixed = until is not None
     gauges = None
     if metrics_port is not None:
         from connectors.audit_metrics import AuditMetrics  # noqa: PLC0415 - only for --metrics-port
@@ -62,6 +83,11 @@ def audit(
         gauges = AuditMetrics(metrics_port)
     while True:
         deadline = time.monotonic() + settle
+        if last is not None:
+            since = _now() - timedelta(seconds=last)
+        if watch is not None and not fixed:
+            # What is published while the account is made belongs to the next one.
+            until = _now()
         while True:
             verdict = _run(settings, since, until, from_offset, to_offset, as_json)
             if verdict.clean or time.monotonic() >= deadline:
@@ -75,6 +101,10 @@ def audit(
             _print(verdict)
         if watch is None:
             break
+        made_at_ms = int(_now().timestamp() * 1000)
+        # The account itself is told already; a dashboard that misses one shows the one before.
+        with suppress(RetryableError):
+            remember_account(ClickHouseClient(settings.clickhouse), JOB, made_at_ms, verdict)
         time.sleep(watch)
     sys.exit(0 if verdict.clean else 1)
 
@@ -98,6 +128,10 @@ def _run(
             to_offset=to_offset,
             progress=lambda count: bar.advance(task, count),
         )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _milliseconds(moment: datetime | None) -> int | None:
