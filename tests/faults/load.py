@@ -24,9 +24,13 @@ from connectors.settings import Settings
 
 __all__ = ["ChangingPace", "Load", "LoadError"]
 
-# Event time must not run away: partitions are aligned to half a day and labels come a day before
-# they count, so a catch-up at 20,000/s must take seconds for a day (30,000 payments), not 75 ms.
-CUSTOMERS: Final = 15_000
+# Event time must not run away: partitions are aligned to half a day, and labels come a day before
+# they count, so what a consumer has fetched already when it is told to wait (up to some 1,500
+# records of a partition) must be far less than half a day: 4,000 payments of this many customers.
+CUSTOMERS: Final = 4_000
+# Labels come after six days and count after seven: without these, windows over them stay empty.
+HISTORY_DAYS: Final = 8
+HISTORY_RATE: Final = 4_000.0
 # A change of rate takes effect after this many payments: a quarter of a second at 400/s.
 SLICE: Final = 100
 
@@ -57,7 +61,7 @@ class ChangingPace:
 
 
 class Load:
-    """Simulated payments, each with its label, until stopped."""
+    """Simulated payments, each with its label: eight days as fast as may be, then at the rate."""
 
     def __init__(self, settings: Settings, rate: float, customers: int | None = None) -> None:
         self._settings = settings
@@ -67,7 +71,10 @@ class Load:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
         self._partitions: dict[str, int] = {}
-        self.pace = ChangingPace(rate)
+        self._rate = rate
+        self._history_ends_ms: int | None = None
+        self.steady = threading.Event()
+        self.pace = ChangingPace(max(rate, HISTORY_RATE))
         self.silent_partition: int | None = None
         self.sent = 0
 
@@ -82,6 +89,7 @@ class Load:
             for low in range(0, len(batch), SLICE):
                 if self._ended.is_set():
                     return
+                self._leave_history(int(batch.event_time_ms[low]))
                 yield from self._heard(batch.rows(low, min(low + SLICE, len(batch))))
 
     def start(self) -> None:
@@ -105,6 +113,13 @@ class Load:
         if self._thread.is_alive() or self._failure is not None:
             msg = f"the load did not end well: {self._failure!r}"
             raise LoadError(msg)
+
+    def _leave_history(self, event_time_ms: int) -> None:
+        if self._history_ends_ms is None:
+            self._history_ends_ms = event_time_ms + HISTORY_DAYS * DAY_MS
+        if event_time_ms >= self._history_ends_ms and not self.steady.is_set():
+            self.pace.events_per_second = self._rate
+            self.steady.set()
 
     def _heard(self, batch: TransactionBatch) -> Iterator[TransactionBatch]:
         """Cut a slice into runs of rows whose partition is not silent."""

@@ -134,10 +134,11 @@ class Stand:
         self._models: list[str] = []
 
     def start(self) -> None:
-        """Submit the job, begin the load, and wait until payments come out."""
+        """Submit the job, begin the load, and wait until it is steady and payments are in time."""
         self.submit()
         self.load.start()
-        self.wait("payments come out", lambda: self.one("SELECT count() AS n FROM {v}") > 500)
+        self.wait("the history", self.load.steady.is_set)
+        self.wait("payments in time", lambda: self._calm_since(0))
 
     def submit(self, savepoint: str | None = None) -> None:
         """Submit the job or its `variant`, or resume it, and wait until all its tasks run."""

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 
 import pytest
+from click.testing import CliRunner, Result
+from confluent_kafka import Producer
 
+from connectors.kafka import librdkafka_config
 from connectors.settings import Settings
+from connectors.tables import SCORED_TABLE
+from jobs.cli.main import cli
+from schemas.avro import RecordEncoder
+from schemas.contract import contract
+from schemas.registry import stable_schema_id
 from tests.faults.scenarios import FAULTS
 from tests.faults.stand import Stand
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1_500)]
 
+WATCH_SECONDS = 7
+CARD = "4929123412341234"
 BY_NAME = {fault.name: fault for fault in FAULTS}
 
 
@@ -39,10 +51,111 @@ def test_the_job_comes_back_by_itself_with_every_offset_accounted_for(
     assert audit.clean
 
 
+def audit_command(stand: Stand, *flags: str) -> Result:
+    settings = stand.settings
+    options = [
+        f"--set=home={settings.home}",
+        f"--set=kafka.topics.prefix={settings.kafka.topics.prefix}",
+        f"--set=clickhouse.database={settings.clickhouse.database}",
+        f"--set=schemas.registry={settings.schemas.registry}",
+    ]
+    return CliRunner().invoke(cli, [*options, "audit", "--json", *flags])
+
+
+class Once:
+    """A clock whose long wait ends the watch."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        if seconds == WATCH_SECONDS:
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+
+def test_the_running_account_is_kept_where_dashboards_read_it(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.cli.audit.time", Once)
+    watch = [f"--watch={WATCH_SECONDS}", "--last=3600", "--settle=120"]
+    result = audit_command(stand, *watch)
+    said = json.loads(result.stdout)
+    assert said["clean"]
+    assert said["offsets_in"] == said["scored"] + said["dead_lettered"] + said["control"] > 0
+    (kept,) = stand.clickhouse.rows("SELECT * FROM accounts WHERE job = 'fraud'")
+    assert kept["clean"] is True
+    counted = ("offsets_in", "scored", "control", "missing", "doubled", "alerts_found")
+    assert {name: kept[name] for name in counted} == {name: said[name] for name in counted}
+
+
+def test_card_numbers_reach_no_log_no_table_and_no_listing(stand: Stand) -> None:
+    settings = stand.settings
+    text = contract("card_transaction")
+    encoder = RecordEncoder(text, stable_schema_id(text))
+    newest = stand.one("SELECT max(event_time_ms) AS n FROM {v}")
+    header = ("event_time_ms", newest.to_bytes(8, "little"))
+    producer = Producer(librdkafka_config(settings.kafka))
+    for number in range(6):
+        payment = {
+            "event_id": f"card-{number}",
+            "event_time_ms": newest,
+            "customer_id": "holder",
+            "terminal_id": "card",
+            "amount_minor": 9_000_000,
+            "currency": "EUR",
+            "card_number": CARD,
+        }
+        value = encoder.encode(payment)
+        # The last one is cut short inside the number's own record: a dead letter holds it.
+        sent = value if number < 5 else value[:-2]
+        producer.produce(
+            settings.kafka.topics.name("transactions"), sent, b"holder", headers=[header]
+        )
+    assert producer.flush(30) == 0
+    holder = "SELECT count() AS n FROM {v} WHERE customer_id = 'holder'"
+    stand.wait("the payments", lambda: stand.one(holder) == 5, 60)
+    assert stand.audit(whole=True).total("dead_lettered") == 1
+    options = [
+        f"--set=home={settings.home}",
+        f"--set=kafka.topics.prefix={settings.kafka.topics.prefix}",
+    ]
+    listing = CliRunner().invoke(cli, [*options, "dead-letters", "list", "--json"])
+    assert listing.exit_code == 0
+    assert "card-transactions" in listing.stdout
+    said = {"listing": listing.stdout.encode()}
+    said |= {
+        path.name: path.read_bytes()
+        for path in (stand.stack.home / "logs").iterdir()
+        if path.is_file()
+    }
+    said["causes"] = "".join(stand.cluster.exceptions(stand.job_id)).encode()
+    said["rows"] = stand.clickhouse.request(
+        {}, b"SELECT * FROM scored_transactions_raw WHERE customer_id = 'holder' FORMAT RowBinary"
+    )
+    assert len(said) > 8
+    assert [name for name, data in said.items() if CARD.encode() in data] == []
+
+
 def test_features_after_the_faults_equal_those_of_an_undisturbed_run(stand: Stand) -> None:
     stand.load.stop()
     assert stand.audit(whole=True).clean
     assert stand.different_features() == 0
+
+
+def test_an_account_with_a_gap_fails_and_says_where(stand: Stand) -> None:
+    whole = audit_command(stand, "--to-offset=100")
+    assert whole.exit_code == 0
+    assert json.loads(whole.stdout)["scored"] == 100 * stand.settings.kafka.topics.partitions
+    stand.clickhouse.execute(
+        f"DELETE FROM {SCORED_TABLE} WHERE kafka_partition = 0 AND kafka_offset = 50"
+    )
+    result = audit_command(stand, "--to-offset=100")
+    gap = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert gap["missing"] == 1
+    assert (gap["missing_at"][0]["partition"], gap["missing_at"][0]["offset"]) == (0, 50)
+    assert audit_command(stand, "--from-offset=51", "--to-offset=100").exit_code == 0
 
 
 def test_exactly_once_shows_readers_of_committed_records_each_alert_once(
