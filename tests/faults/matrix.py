@@ -201,6 +201,7 @@ class Matrix:
             "resumed_seconds": recovery.resumed_seconds,
             "normal_seconds": recovery.normal_seconds,
             "memory_megabytes": recovery.memory_megabytes,
+            "restarts": dict(recovery.restarts),
             "offsets_in": audit.total("offsets_in"),
             "lost": audit.total("missing"),
             "doubled": audit.total("doubled") + audit.unexpected,

@@ -28,6 +28,7 @@ from jobs.fraud.accounts import audit_fraud
 from jobs.fraud.features import FRAUD_FEATURES
 from jobs.fraud.resources import prepare
 from jobs.submission import ROOT, submit_job
+from models.manifest import REFERENCE_FILE
 from models.registry import ModelFolder, Registry
 from schemas.errors import RetryableError, RiskstreamError
 from tests.faults.link import Link
@@ -80,12 +81,15 @@ class Recovery:
     `resumed_seconds`: until payments came out again after the longest silence.
     `normal_seconds`: until the last second of payments, half of which were late, was there.
     `memory_megabytes`: the most that the TaskManagers held together meanwhile.
+    `restarts`: which parts were started again, how often and why: more than the fault explains is a
+    crash of its own.
     """
 
     events_in_flight: int
     resumed_seconds: float
     normal_seconds: float
     memory_megabytes: int
+    restarts: Mapping[str, str]
 
 
 class Stand:
@@ -172,7 +176,8 @@ class Stand:
             first = registry.champion()
             manifest, data = registry.load(first)
             twin = manifest.model_copy(update={"name": "twin"})
-            self._models = [first, registry.register(ModelFolder(twin, data, {}))]
+            extra = {REFERENCE_FILE: registry.file(first, REFERENCE_FILE)}
+            self._models = [first, registry.register(ModelFolder(twin, data, extra))]
         self._models.reverse()
         return self._models[0]
 
@@ -241,6 +246,7 @@ class Stand:
         Seconds count from the moment of the fault, or from its end where it is a state of affairs
         (an outage, a surge) and not an event.
         """
+        restarts = self._restarts()
         self.keep_every_version()
         decided = self.one("SELECT count() AS n FROM {v}")
         in_flight = self.load.sent - decided
@@ -252,7 +258,19 @@ class Stand:
             settled_ms = time.time_ns() // 1_000_000
             self.wait("payments in time", lambda: self._calm_since(settled_ms), RECOVERY_SECONDS)
         since_ms = ended_ms if from_its_end else began_ms
-        return Recovery(in_flight, *self._times(since_ms), peak["megabytes"])
+        grown = {
+            name: f"{count - restarts.get(name, 0)} x {why}"
+            for name, (count, why) in self._ends().items()
+            if count > restarts.get(name, 0)
+        }
+        return Recovery(in_flight, *self._times(since_ms), peak["megabytes"], grown)
+
+    def _restarts(self) -> dict[str, int]:
+        return {name: count for name, (count, _) in self._ends().items()}
+
+    def _ends(self) -> dict[str, tuple[int, str]]:
+        """Return how often each part was started again, and why the last time."""
+        return {part.name: (part.restarts, part.why) for part in self.stack.status()}
 
     @contextlib.contextmanager
     def _memory_watched(self) -> Iterator[dict[str, int]]:
