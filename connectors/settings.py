@@ -157,7 +157,7 @@ class FlinkSettings(_Section):
     transaction_timeout_ms: Positive = 10 * 60_000
     batch_ms: Positive = 5
     batch_bytes: Positive = 256 * 1024
-    max_event_time_drift_ms: Positive = 12 * 3_600_000
+    max_event_time_drift_ms: Positive = 24 * 3_600_000
     idle_partition_ms: Positive = 250
 
     @model_validator(mode="after")
@@ -218,7 +218,8 @@ class MarketRiskSettings(_Section):
 
     Risk is recomputed when a position changed or a price moved by `material_move` since the last
     time. Measures and limits go by the plain method; `var_methods` are those that `risk_var` and
-    the daily back-tests hold.
+    the daily back-tests hold. `breach_model` is a version, or a name whose newest version counts,
+    in the model registry; empty: limits have no chance of a breach.
     """
 
     base_currency: str = "USD"
@@ -237,6 +238,7 @@ class MarketRiskSettings(_Section):
         Literal["plain", "age", "volatility", "ewma", "montecarlo", "liquidity"], ...
     ] = ("plain", "age", "volatility", "ewma", "montecarlo", "liquidity")
     monte_carlo_scenarios: Annotated[int, Field(ge=2, le=100_000)] = 1_000
+    breach_model: str = "breach-default"
 
 
 class LocalSettings(_Section):

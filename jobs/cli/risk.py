@@ -24,21 +24,26 @@ from jobs.market_risk.value_at_risk import AGE_DECAY, VOLATILITY_DECAY, default_
 __all__ = ["risk"]
 
 _METHODS: Final = ("plain", "age", "volatility", "ewma", "normal", "montecarlo")
-_FEEDS: Final = ("reference", "replay", "simulate")
+_MODULES: Final = {
+    "reference": "_risk_feed",
+    "replay": "_risk_feed",
+    "simulate": "_risk_feed",
+    "train-breach": "_risk_breach",
+}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class _FeedGroup(click.Group):
-    """Adds the verbs that publish; their Kafka clients are imported only when one is asked for."""
+    """Adds the verbs whose libraries (Kafka clients, training) are imported only when asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *_FEEDS])
+        return sorted([*super().list_commands(ctx), *_MODULES])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _FEEDS:
+        if cmd_name not in _MODULES:
             return super().get_command(ctx, cmd_name)
-        module = importlib.import_module("jobs.cli._risk_feed")
-        command: click.Command = getattr(module, cmd_name)
+        module = importlib.import_module(f"jobs.cli.{_MODULES[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
 

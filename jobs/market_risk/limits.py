@@ -17,6 +17,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.market_risk.breach import UsageHistory
 from schemas.errors import ConfigurationError, RecordError
 
 __all__ = ["Limit", "LimitBook", "LimitRecordError", "Measure", "Scope", "Status", "Transition"]
@@ -25,6 +26,7 @@ Scope = Literal["instrument", "account", "desk", "firm"]
 Measure = Literal["gross", "net", "loss", "var", "expected_shortfall", "leverage", "quantity"]
 
 _DEFAULT_HYSTERESIS: Final = 0.02
+_VERSION: Final = 2  # version 1 had no history of use: the breach model begins anew
 
 
 class LimitRecordError(RecordError):
@@ -115,6 +117,7 @@ class LimitBook:
 
     def __init__(self) -> None:
         self._limits: dict[str, _Held] = {}
+        self._history = UsageHistory()
 
     def __len__(self) -> int:
         return len(self._limits)
@@ -146,7 +149,9 @@ class LimitBook:
         nothing: an unknown risk neither clears a breach nor makes one.
         """
         changed = []
-        for limit_id in sorted(self._limits):
+        names = sorted(self._limits)
+        use = np.full(len(names), np.nan)
+        for place, limit_id in enumerate(names):
             held = self._limits[limit_id]
             limit = held.limit
             value = measure(limit)
@@ -154,6 +159,7 @@ class LimitBook:
                 continue
             value = max(value, 0.0) if limit.measure == "loss" else abs(value)
             held.value = value
+            use[place] = value / limit.breach
             after = _next_status(held.status, value, limit)
             if after is held.status:
                 continue
@@ -173,7 +179,23 @@ class LimitBook:
                 )
             )
             held.status = after
+        self._history.put(names, use, event_time_ms)
         return changed
+
+    def breach_features(self) -> NDArray[np.float64]:
+        """Return what the breach model sees of each limit, in order of limit id, NaN unmeasured.
+
+        Shape (limits, features).
+        """
+        limits = [held.limit for _, held in sorted(self._limits.items())]
+        self._history.put([limit.limit_id for limit in limits], np.full(len(limits), np.nan), -1)
+        measures = np.array([limit.measure for limit in limits], object)
+        return self._history.features(
+            [limit.limit_id for limit in limits],
+            np.array([limit.warning / limit.breach for limit in limits], np.float64),
+            measures == "loss",
+            (measures == "var") | (measures == "expected_shortfall"),
+        )
 
     def rows(self) -> list[tuple[Limit, Status, float, bool]]:
         """Return each limit with its status, last measure and acknowledgement, by id."""
@@ -200,7 +222,9 @@ class LimitBook:
             }
             for _, held in sorted(self._limits.items())
         ]
-        return json.dumps({"version": 1, "limits": items}).encode()
+        return json.dumps(
+            {"version": _VERSION, "limits": items, "history": self._history.state()}
+        ).encode()
 
     @staticmethod
     def restore(blob: bytes) -> LimitBook:
@@ -210,10 +234,12 @@ class LimitBook:
             ConfigurationError: if another version wrote the blob.
         """
         saved = json.loads(blob)
-        if saved["version"] != 1:
-            msg = f"restoring limits: expected version 1, was {saved['version']!r}"
+        if saved["version"] not in (1, _VERSION):
+            msg = f"restoring limits: expected version 1 or {_VERSION}, was {saved['version']!r}"
             raise ConfigurationError(msg)
         book = LimitBook()
+        if saved["version"] == _VERSION:
+            book._history = UsageHistory.from_state(saved["history"])
         for item in saved["limits"]:
             limit = Limit(**item["limit"])
             book._limits[limit.limit_id] = _Held(

@@ -6,18 +6,24 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from connectors import frames
+from connectors import frames, row_binary
 from connectors.settings import Settings
 from jobs.dead_letters import DeadLetterWriter
 from jobs.market_risk import bars, exposure, market, positions, scaling
+from jobs.market_risk.breach import BREACH_FEATURES
 from jobs.market_risk.engine import EngineConfig
 from jobs.market_risk.instrument_shard import ShardConfig
 from jobs.market_risk.intake import MarketIntake, Topic
+from models.gate import admit
+from models.registry import Registry
+from models.session import LoadedModel
 from schemas.avro import RecordDecoder, RecordEncoder
+from schemas.columns import StringColumn
 from schemas.contract import contract
 from schemas.decoder import ColumnarDecoder
 from schemas.reasons import Limits
 from schemas.registry import SchemaRegistry, open_registry, value_subject
+from schemas.strings import equal_rows, hash64
 
 __all__ = ["REFERENCE_TOPICS", "STREAM_TOPICS", "MarketParts", "now_ms"]
 
@@ -114,7 +120,24 @@ class MarketParts:
             chosen.monte_carlo_scenarios,
         )
 
+    def breach_model(self) -> LoadedModel | None:
+        """Load the breach model through the gate; None where the settings name none.
+
+        Raises:
+            ModelRefusedError: when it is not what its manifest says, or too slow.
+            ModelNotFoundError: when the registry has no such model.
+        """
+        name = self.settings.market_risk.breach_model
+        if not name:
+            return None
+        registry = Registry(self.settings.models.registry)
+        manifest, data = registry.load(registry.resolve(name))
+        budget = self.settings.models.latency_budget_us
+        return admit(manifest, data, BREACH_FEATURES, budget, time.perf_counter_ns)
+
     def warm(self) -> None:
         """Compile kernels or load them from numba's cache, so that no event waits for it."""
-        for module in (frames, scaling, bars, market, positions, exposure):
+        for module in (frames, row_binary, scaling, bars, market, positions, exposure):
             module.warm()
+        hash64(StringColumn.from_texts([""]))
+        equal_rows(StringColumn.from_texts([""]), StringColumn.from_texts([""]))

@@ -106,8 +106,21 @@ class EvaluationRows:
     def __init__(self) -> None:
         self._written: dict[str, tuple[object, NDArray[np.float64]]] = {}
 
-    def pack(self, engine: RiskEngine, found: Evaluation | None, stamp: int) -> bytes:
-        """Return the packets of an evaluation; none, no bytes."""
+    def pack(
+        self,
+        engine: RiskEngine,
+        found: Evaluation | None,
+        breach_chances: NDArray[np.float64],
+        stamp: int,
+    ) -> bytes:
+        """Return the packets of an evaluation; none, no bytes.
+
+        Args:
+            engine: that was evaluated.
+            found: what it found.
+            breach_chances: of each limit, in order of firm and limit id; empty for unknown.
+            stamp: wall clock, ms.
+        """
         if found is None:
             return b""
         money, groups = found.positions, found.groups
@@ -133,7 +146,7 @@ class EvaluationRows:
             [
                 _positions(engine, found, stamp, positions),
                 _measures(engine, found, stamp, measured),
-                self._limits(engine, found, stamp),
+                self._limits(engine, found, breach_chances, stamp),
             ]
         )
 
@@ -149,17 +162,28 @@ class EvaluationRows:
         changed[: len(before)] = np.any(now[: len(before)] != before, axis=1)
         return np.flatnonzero(changed)
 
-    def _limits(self, engine: RiskEngine, found: Evaluation, stamp: int) -> bytes:
+    def _limits(
+        self,
+        engine: RiskEngine,
+        found: Evaluation,
+        chances: NDArray[np.float64],
+        stamp: int,
+    ) -> bytes:
         rows = [(firm, *row) for firm, book in sorted(engine.limits.items()) for row in book.rows()]
         names = tuple((row[0], row[1].limit_id, row[1].revision) for row in rows)
         held = self._written.get("limits", ((), np.empty(0)))[0]
-        values = np.array([[row[3], int(row[2]), row[4]] for row in rows], np.float64)
+        values = np.array([[row[3], int(row[2]), row[4]] for row in rows], np.float64).reshape(
+            -1, 3
+        )
+        if len(chances) != len(rows):
+            chances = np.full(len(rows), np.nan)
         changed = self._changed(
             "limits",
             held if held == names else names,
-            [values.reshape(-1, 3)[:, k] for k in range(3)],
+            # An unknown chance is no change from an unknown one.
+            [*(values[:, k] for k in range(3)), np.nan_to_num(chances, nan=-1.0)],
         )
-        return _limits([rows[place] for place in changed.tolist()], found, stamp)
+        return _limits([rows[place] for place in changed.tolist()], chances[changed], found, stamp)
 
 
 def _positions(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[np.intp]) -> bytes:
@@ -289,7 +313,10 @@ def _who(names: Sequence[GroupName], rows: NDArray[np.intp]) -> dict[str, String
 
 
 def _limits(
-    rows: Sequence[tuple[str, Limit, Status, float, bool]], found: Evaluation, stamp: int
+    rows: Sequence[tuple[str, Limit, Status, float, bool]],
+    chances: NDArray[np.float64],
+    found: Evaluation,
+    stamp: int,
 ) -> bytes:
     text = StringColumn.from_texts
     limits = [row[1] for row in rows]
@@ -304,7 +331,7 @@ def _limits(
             "value": np.array([row[3] for row in rows], np.float64),
             "warning": np.array([limit.warning for limit in limits], np.float64),
             "breach": np.array([limit.breach for limit in limits], np.float64),
-            "breach_probability": np.full(len(rows), np.nan),
+            "breach_probability": chances,
             "status": np.array([int(row[2]) for row in rows], np.int8),
             "acknowledged": np.array([row[4] for row in rows], np.bool_),
             "event_time_ms": found.event_time_ms,

@@ -15,6 +15,7 @@ from connectors.frames import kafka_packet, write_frame
 from jobs.market_risk.alerts import Origin, limit_alert
 from jobs.market_risk.instrument_shard import unpack_marks
 from jobs.market_risk.intake import MarketBatch, Refusal, Topic, describe
+from jobs.market_risk.limits import Status
 from jobs.market_risk.parts import now_ms
 from jobs.market_risk.portfolio_rows import EvaluationRows, fill_rows, forecast_rows
 from jobs.market_risk.portfolio_shard import PortfolioShard
@@ -22,6 +23,8 @@ from jobs.market_risk.replay_log import ReplayLog
 from schemas.errors import RecordError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from jobs.market_risk.daily import DayResult
     from jobs.market_risk.engine import Evaluation
     from jobs.market_risk.parts import MarketParts
@@ -47,6 +50,7 @@ class PortfolioStage:
         self._config = self._parts.engine_config()
         self._shards: dict[int, tuple[PortfolioShard, ReplayLog]] = {}
         self._rows: dict[int, EvaluationRows] = {}
+        self._breach_model = self._parts.breach_model()
         self._parts.warm()
 
     def process(self, shard: int, batch: bytes, state: StateMap) -> bytes:
@@ -62,7 +66,9 @@ class PortfolioStage:
         packets = [
             fill_rows(read, repeated),
             forecast_rows(days, stamp),
-            self._rows.setdefault(shard, EvaluationRows()).pack(unit.engine, evaluation, stamp),
+            self._rows.setdefault(shard, EvaluationRows()).pack(
+                unit.engine, evaluation, self._breach_chances(unit, evaluation), stamp
+            ),
             kafka_packet([*self._limit_alerts(read, evaluation, stamp), *self._letters(read)]),
         ]
         self._count(read, evaluation, stamp, began)
@@ -95,7 +101,9 @@ class PortfolioStage:
             (read.topic >= Topic.INSTRUMENT) & (read.topic < Topic.MARKS)
         ).tolist()
         for row in [*references, len(read)]:
-            part = fills.take((fills.rows >= done) & (fills.rows < row)) if references else fills
+            part = fills
+            if references and len(fills):
+                part = fills.take((fills.rows >= done) & (fills.rows < row))
             if len(part):
                 applied, foreign = unit.add_fills(part)
                 read.refuse(part.rows[foreign], Refusal.BAD_SCALE)
@@ -114,6 +122,22 @@ class PortfolioStage:
         for row in np.flatnonzero(read.topic == Topic.MARKS).tolist():
             unit.put_marks(unpack_marks(values.bytes_at(row) or b""))
         return read, repeated, days
+
+    def _breach_chances(
+        self, unit: PortfolioShard, evaluation: Evaluation | None
+    ) -> NDArray[np.float64]:
+        # The model's chance of a breach for each limit, in order of firm and limit id.
+        books = [book for _, book in sorted(unit.engine.limits.items())]
+        if evaluation is None or self._breach_model is None or not books:
+            return np.empty(0)
+        features = np.concatenate([book.breach_features() for book in books])
+        chances = np.full(len(features), np.nan)
+        known = np.isfinite(features).all(axis=1)
+        chances[known] = self._breach_model.score(features[known])
+        # What is breached is no longer to be foreseen.
+        status = [row[1] for book in books for row in book.rows()]
+        chances[known & (np.array(status, np.int64) == Status.BREACH)] = 1.0
+        return chances
 
     def _limit_alerts(
         self, read: MarketBatch, evaluation: Evaluation | None, stamp: int

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs.market_risk.daily import DAY_MS
 from jobs.market_risk.feed import recorded_market
 from jobs.market_risk.files import InputFileError, write_table
 from jobs.market_risk.simulator import MarketSimulator, SimulatedBatch
@@ -59,7 +60,8 @@ def recorded_slices(
 ) -> Iterator[MarketSlice]:
     """Merge files of trades, quotes and fills by event time, about `rows` events a slice.
 
-    Events of one millisecond stay together and those of a file keep its order. Where a file has no
+    No slice holds two UTC days. Events of one millisecond stay together and those of a file keep
+    its order. Where a file has no
     column for the instrument, its name up to the first dot is the instrument.
 
     Args:
@@ -84,7 +86,8 @@ def recorded_slices(
     if not parts:
         return
     times = np.sort(np.concatenate([times_of(columns) for _, columns in parts]))
-    starts = np.unique(times[::rows]).tolist()
+    days = times[np.flatnonzero(np.diff(times // DAY_MS, prepend=-1))]
+    starts = np.unique(np.concatenate([times[::rows], days])).tolist()
     for start, end in itertools.pairwise([*starts, int(times[-1]) + 1]):
         found: dict[str, Columns] = {}
         for (topic, columns), (first, last) in zip(parts, spans, strict=True):

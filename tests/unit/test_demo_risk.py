@@ -73,6 +73,7 @@ def test_a_recording_read_back_is_what_the_desk_lived_in_order_of_time(tmp_path)
     for one in slices:
         times = np.concatenate([times_of(columns) for columns in one.columns.values()])
         assert times.min() > newest
+        assert len(set(times // 86_400_000)) == 1
         newest = times.max()
     assert last_time_ms(slices) == newest
     # What the simulator goes on with comes after the recording, with ids of its own.

@@ -1,0 +1,268 @@
+"""The market risk job on a real cluster: a desk's days, limits that people acknowledge, lag."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from connectors.clickhouse import ClickHouseClient
+from connectors.evidence import ranges_of, read_range
+from connectors.flink import FlinkCluster
+from connectors.kafka import librdkafka_config
+from connectors.producers.publisher import KafkaPublisher
+from connectors.settings import Settings
+from dashboards.kafka_panels import kafka_panels
+from jobs.cli.main import cli
+from jobs.market_risk.demo import Market, RiskDemoResult, run_risk_demo
+from jobs.market_risk.feed import MarketFeed
+from jobs.market_risk.methods import METHODS
+from jobs.market_risk.options import OptionTerms, option_price
+from jobs.market_risk.recording import recorded_slices, write_recording
+from jobs.market_risk.reference import YEAR_MS
+from jobs.market_risk.simulator import DeskConfig, MarketSimulator
+from jobs.market_risk.value_at_risk import tail_risk
+from schemas.avro import RecordDecoder
+from schemas.contract import contract
+from schemas.registry import open_registry
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
+
+WAIT_SECONDS = 240
+LIMIT = {
+    "limit_id": "tight", "firm_id": "firm", "scope": "firm", "scope_id": "firm",
+    "measure": "gross", "warning": 500.0, "breach": 1_000.0,
+}  # fmt: skip
+
+
+class Risk:
+    """What a market of a few seconds left behind, and the job that goes on."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        tree = settings.model_dump()
+        tree["kafka"]["topics"]["prefix"] = "risk-"
+        tree["clickhouse"]["database"] = "riskstream_risk"
+        self.settings = Settings.model_validate(tree)
+        self.clickhouse = ClickHouseClient(self.settings.clickhouse)
+        self.desk = DeskConfig(instruments=12, accounts=4, fill_share=0.5)
+        files = write_recording(MarketSimulator(4, self.desk), folder, days=2, seconds=4)
+        self.result: RiskDemoResult = run_risk_demo(
+            self.settings,
+            Market(
+                seconds=6, seed=4, instruments=12, accounts=4,
+                recorded=tuple(recorded_slices(files)),
+            ),
+            lambda text: None,
+            lambda done, all_of: None,
+        )  # fmt: skip
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        return self.clickhouse.rows(query)
+
+    def command(self, *arguments: str) -> str:
+        given: list[str] = []
+        for name, value in (
+            ("home", self.settings.home),
+            ("kafka.topics.prefix", "risk-"),
+            ("clickhouse.database", "riskstream_risk"),
+            ("schemas.registry", self.settings.schemas.registry),
+        ):
+            given += ["--set", f"{name}={value}"]
+        result = CliRunner().invoke(cli, [*given, *arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def alerts(self) -> list[dict[str, Any]]:
+        kafka = self.settings.kafka
+        decoder = RecordDecoder(open_registry(self.settings.schemas), contract("alert"))
+        found = ranges_of(kafka, kafka.topics.name("limit_alerts"))
+        return [decoder.decode(one.value()) for one in read_range(kafka, found)]
+
+
+@pytest.fixture(scope="module")
+def risk(stack_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Risk]:
+    made = Risk(stack_settings, tmp_path_factory.mktemp("recorded"))
+    yield made
+    FlinkCluster(stack_settings.flink.rest_url or "").cancel(made.result.job_id)
+
+
+def wait_until(what: str, done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not done():
+        assert time.monotonic() < deadline, f"{what} did not happen in {WAIT_SECONDS} s"
+        time.sleep(0.3)
+
+
+def test_every_event_comes_out_and_positions_are_the_sum_of_their_fills(risk: Risk) -> None:
+    result = risk.result
+    assert result.dead_letters == 0
+    assert result.positions_unlike_fills == 0
+    assert result.repeated_fills > 0
+    assert result.positions > 12
+    assert {bar for bar, count in result.bars.items() if count} == {"1 s", "60 s", "300 s"}
+    assert result.recorded_ticks > 1_000
+
+
+def test_bars_in_clickhouse_are_those_of_the_trades_that_were_sent(risk: Risk) -> None:
+    simulator = MarketSimulator(4, risk.desk)
+    trades: dict[str, list[tuple[int, int]]] = {}
+    for _ in range(2):  # the four seconds of the first day
+        batch = next(simulator.batches())
+        for name, price, size in zip(
+            batch.ticks["instrument_id"].to_list(),
+            batch.ticks["price"].to_list(),
+            batch.ticks["size"].to_list(),
+            strict=True,
+        ):
+            trades.setdefault(str(name), []).append((int(price), int(size)))
+    day_ms = simulator.config.start_ms
+    found = risk.rows(
+        "SELECT instrument_id, open, high, low, close, volume, trades FROM risk_bars "
+        f"WHERE interval_ms = 60000 AND start_ms = {day_ms}"
+    )
+    assert {row["instrument_id"] for row in found} == set(trades)
+    for row in found:
+        prices = [price / 100 for price, _ in trades[row["instrument_id"]]]
+        assert (row["open"], row["close"]) == (prices[0], prices[-1])
+        assert (row["high"], row["low"]) == (max(prices), min(prices))
+        assert row["volume"] == sum(size for _, size in trades[row["instrument_id"]])
+
+
+def test_var_in_clickhouse_is_that_of_the_positions_it_shows(risk: Risk) -> None:
+    """Positions revalued one by one under the published shocks give each account's VaR."""
+    reference = MarketSimulator(4, risk.desk).reference(250)
+    shocks = [one["shocks"] for one in reference["scenarios"] if one["kind"] == "historical"]
+    terms = {one["instrument_id"]: one for one in reference["instruments"]}
+    rows = risk.rows(
+        "SELECT account_id, instrument_id, quantity, value, event_time_ms FROM risk_positions"
+    )
+    marks = {
+        row["instrument_id"]: row["mid"]
+        for row in risk.rows("SELECT instrument_id, mid FROM risk_marks")
+    }
+    now_ms = max(row["event_time_ms"] for row in rows)
+    measured = {
+        (row["scope_id"], row["method"]): row
+        for row in risk.rows(
+            "SELECT scope_id, method, argMax(value_at_risk, bucket_ms) AS v, "
+            "argMax(expected_shortfall, bucket_ms) AS e FROM risk_var "
+            "WHERE scope IN ('account', 'firm') AND level = 0.99 GROUP BY scope_id, method"
+        )
+    }
+    assert {method for _, method in measured} == set(METHODS)
+    firm = [measured["firm", method]["v"] for method in METHODS]
+    assert min(firm) > 0.3 * max(firm) > 0
+    accounts = {row["account_id"] for row in rows}
+    assert len(accounts) == 4
+    for account in accounts:
+        pnl = np.zeros(len(shocks))
+        for row in rows:
+            if row["account_id"] == account:
+                pnl += profits(row, terms[row["instrument_id"]], marks, shocks, now_ms)
+        for method in ("plain", "age", "volatility", "ewma"):
+            wanted = tail_risk(pnl, 0.99, method)
+            found = measured[account, method]
+            assert found["v"] == pytest.approx(wanted.value_at_risk, rel=2e-3)
+            assert found["e"] == pytest.approx(wanted.expected_shortfall, rel=2e-3)
+
+
+def profits(
+    row: dict[str, Any],
+    terms: dict[str, Any],
+    marks: dict[str, float],
+    shocks: list[dict[str, float]],
+    now_ms: int,
+) -> np.ndarray:
+    """Return the profit of one position under each scenario."""
+    under = terms["underlying_id"]
+    if under is None:
+        return row["value"] * np.array([day[row["instrument_id"]] for day in shocks])
+    spot = marks[under] * (1 + np.array([0.0, *(day[under] for day in shocks)]))
+    one = np.ones(len(spot))
+    option = OptionTerms(
+        terms["strike"] * one, (terms["expiry_ms"] - now_ms) / YEAR_MS * one,
+        terms["rate"] * one, 0 * one, np.full(len(spot), terms["right"] == "call"),
+    )  # fmt: skip
+    prices = option_price(spot, terms["volatility"] * one, option)
+    return row["quantity"] * (prices[1:] - prices[0])
+
+
+def test_each_day_is_judged_by_every_method_and_level(risk: Risk) -> None:
+    levels = risk.settings.market_risk.levels
+    (row,) = risk.rows(
+        "SELECT count() AS n, uniqExact(method) AS methods, uniqExact(day_ms) AS days, "
+        "countIf(exception != (-pnl > forecast)) AS wrong FROM risk_forecasts"
+    )
+    assert int(row["methods"]) == len(METHODS)
+    assert int(row["n"]) == len(METHODS) * len(levels) * int(row["days"]) > 0
+    assert int(row["wrong"]) == 0
+
+
+def test_the_model_gives_every_measured_limit_its_chance(risk: Risk) -> None:
+    rows = risk.rows(
+        "SELECT toString(status) AS status, breach_probability AS chance FROM risk_limits "
+        "WHERE value > 0"
+    )
+    assert rows
+    assert all(0 <= row["chance"] <= 1 for row in rows)
+    assert all(row["chance"] == 1 for row in rows if row["status"] == "breach")
+
+
+def publish(risk: Risk, *limits: dict[str, Any]) -> None:
+    publisher = KafkaPublisher(librdkafka_config(risk.settings.kafka))
+    feed = MarketFeed(risk.settings, publisher)
+    try:
+        feed.publish_records("limits", limits)
+        feed.flush()
+    finally:
+        publisher.close()
+
+
+def test_a_breach_is_alerted_once_and_acknowledged_on_the_running_job(
+    risk: Risk, tmp_path: Path
+) -> None:
+    def state() -> dict[str, Any]:
+        found = risk.rows(
+            "SELECT toString(status) AS status, acknowledged FROM risk_limits "
+            "WHERE limit_id = 'tight'"
+        )
+        return found[0] if found else {}
+
+    publish(risk, LIMIT)
+    wait_until("the breach", lambda: state().get("status") == "breach")
+    raised = [one for one in risk.alerts() if one["attributes"].get("limit_id") == "tight"]
+    assert [(one["decision"], one["severity"]) for one in raised] == [("breach", "critical")]
+    # A person acknowledges with the command, as the docs say.
+    seen = tmp_path / "limits.json"
+    seen.write_text(json.dumps([LIMIT | {"revision": 1, "acknowledged_by": "ann"}]))
+    risk.command("risk", "reference", "limits", str(seen), "--json")
+    wait_until("the acknowledgement", lambda: bool(state().get("acknowledged")))
+    assert state()["status"] == "breach"
+    # A higher limit clears it, which is for the record only.
+    publish(risk, LIMIT | {"revision": 2, "warning": 1e12, "breach": 2e12})
+    wait_until("the end of the breach", lambda: state().get("status") == "within")
+    again = [one for one in risk.alerts() if one["attributes"].get("limit_id") == "tight"]
+    assert [(one["decision"], one["severity"]) for one in again] == [
+        ("breach", "critical"), ("within", "info"),
+    ]  # fmt: skip
+    assert len({one["alert_id"] for one in again}) == 2
+
+
+def test_the_lag_panel_knows_what_the_job_has_read(risk: Risk) -> None:
+    def lags() -> dict[str, int]:
+        answer = asyncio.run(kafka_panels(risk.settings)["kafka_lag"]())
+        found: dict[str, int] = {}
+        for row in answer["rows"]:
+            found[row["topic"]] = found.get(row["topic"], 0) + int(row["lag"])
+        return found
+
+    wait_until("a checkpoint after the last event", lambda: sum(lags().values()) == 0)
+    topics = risk.settings.kafka.topics
+    assert set(lags()) >= {topics.name(field) for field in ("ticks", "quotes", "fills")}
