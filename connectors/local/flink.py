@@ -194,14 +194,17 @@ def cluster_configuration(
         "execution.checkpointing.timeout": f"{flink.checkpoint_timeout_ms} ms",
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.num-retained": "2",
-        # A failure never gives the job up: it waits longer, up to half a minute, and goes on.
+        # A failure never gives the job up: it waits longer each time, up to ten seconds, and goes
+        # on. A job that ran for ten seconds begins with the shortest wait again: with a minute,
+        # failures half a minute apart added up to half a minute of waiting each.
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "200 ms",
-        "restart-strategy.exponential-delay.max-backoff": "30 s",
+        "restart-strategy.exponential-delay.max-backoff": "10 s",
         "restart-strategy.exponential-delay.backoff-multiplier": "2.0",
-        "restart-strategy.exponential-delay.reset-backoff-threshold": "60 s",
-        # One lost beat is a pause of the garbage collector or of a busy laptop, four are a death.
-        "heartbeat.interval": "2000",
+        "restart-strategy.exponential-delay.reset-backoff-threshold": "10 s",
+        # Silence is a pause of the garbage collector or of a busy laptop until it lasts for eight
+        # beats. A process that is gone refuses its beats, and two refusals are enough.
+        "heartbeat.interval": "1000",
         "heartbeat.timeout": "8000",
         "cluster.registration.initial-timeout": "100 ms",
         "cluster.registration.max-timeout": "1 s",
@@ -225,8 +228,10 @@ def cluster_configuration(
             "high-availability.zookeeper.quorum": zookeeper,
             "high-availability.zookeeper.path.root": "/riskstream",
             "high-availability.storageDir": f"file://{files.state}/ha",
-            "high-availability.zookeeper.client.session-timeout": "8000",
-            "high-availability.zookeeper.client.connection-timeout": "4000",
+            # A killed JobManager leads until its session ends: this is the floor of its recovery.
+            # Shorter, and a machine that stands still for a moment changes its leader.
+            "high-availability.zookeeper.client.session-timeout": "5000",
+            "high-availability.zookeeper.client.connection-timeout": "3000",
             "high-availability.jobmanager.port": str(rpc_port),
         }
     return options
