@@ -26,8 +26,8 @@ __all__ = ["ChangingPace", "Load", "LoadError"]
 
 # Event time must not run away: partitions are aligned to half a day, and labels come a day before
 # they count, so what a consumer has fetched already when it is told to wait (up to some 1,500
-# records of a partition) must be far less than half a day: 4,000 payments of this many customers.
-CUSTOMERS: Final = 4_000
+# records of a partition) must be far less than half a day: 3,000 payments of this many customers.
+CUSTOMERS: Final = 3_000
 # Labels come after six days and count after seven: without these, windows over them stay empty.
 HISTORY_DAYS: Final = 8
 HISTORY_RATE: Final = 4_000.0

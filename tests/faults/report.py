@@ -1,4 +1,4 @@
-"""Render the table of docs/reliability.md from the raw results: `python -m tests.faults.report`."""
+"""Make the table of docs/reliability.md from raw results (`python -m tests.faults.report`)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import json
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from tests.faults.matrix import RESULTS
 from tests.faults.scenarios import FAULTS, LOADS
 
-__all__ = ["main", "render"]
+__all__ = ["PAGE", "in_page", "main", "read", "render"]
 
+PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+BEGIN: Final = "<!-- faults: python -m tests.faults.report --write -->"
+END: Final = "<!-- /faults -->"
 TIMES = ("resumed_seconds", "normal_seconds")
 ROWS = ("rows", "rows_unlike_undisturbed")
 DECISIONS = ("decided_again", "decided_otherwise")
@@ -82,15 +85,38 @@ def _compared(lines: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def in_page(page: str, lines: list[dict[str, Any]]) -> str:
+    """Return the page with the table of these results between its marks.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        msg = f"writing the table: expected {BEGIN!r} and {END!r} in the page, was neither"
+        raise ValueError(msg)
+    return f"{before}{BEGIN}\n\n{render(lines)}\n\n{END}{after}"
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of raw results."""
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+
+
 @click.command()
 @click.argument("results", type=click.Path(exists=True, path_type=Path), default=RESULTS)
-def main(results: Path) -> None:
-    """Print the table of a file of raw results.
+@click.option("--write", is_flag=True, help="Put the table into docs/reliability.md.")
+def main(results: Path, write: bool) -> None:
+    """Print the table of a file of raw results, or put it into the docs.
 
-    Example: python -m tests.faults.report
+    Example: python -m tests.faults.report --write
     """
-    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
-    click.echo(render(lines))
+    lines = read(results)
+    if write:
+        PAGE.write_text(in_page(PAGE.read_text(encoding="utf-8"), lines), encoding="utf-8")
+    else:
+        click.echo(render(lines))
 
 
 if __name__ == "__main__":

@@ -37,12 +37,14 @@ from tests.support.fraud import Fraud, offline_settings
 
 __all__ = ["Recovery", "Stand", "StandError", "process_tree", "stack_settings"]
 
-POLL_SECONDS: Final = 0.25
+POLL_SECONDS: Final = 0.5
 CLEAN_SECONDS: Final = 240.0
 START_SECONDS: Final = 480.0
 RECOVERY_SECONDS: Final = 360.0
 # Payments are normal when those of this long are all there and none was late.
 CALM_MS: Final = 3_000
+# Rows are stored a while after their decision; younger payments are not looked for yet.
+STORED_MS: Final = 5_000
 LATE_MS: Final = 1_500
 # What must be the same whenever and wherever an event is decided.
 ANSWER: Final = ("decision", "score", "rules_fired", *FRAUD_FEATURES.names)
@@ -246,7 +248,7 @@ class Stand:
         Seconds count from the moment of the fault, or from its end where it is a state of affairs
         (an outage, a surge) and not an event.
         """
-        restarts = self._restarts()
+        restarts, row_lag_ms = self._restarts(), self._row_lag_ms()
         self.keep_every_version()
         decided = self.one("SELECT count() AS n FROM {v}")
         in_flight = self.load.sent - decided
@@ -263,7 +265,7 @@ class Stand:
             for name, (count, why) in self._ends().items()
             if count > restarts.get(name, 0)
         }
-        return Recovery(in_flight, *self._times(since_ms), peak["megabytes"], grown)
+        return Recovery(in_flight, *self._times(since_ms, row_lag_ms), peak["megabytes"], grown)
 
     def _restarts(self) -> dict[str, int]:
         return {name: count for name, (count, _) in self._ends().items()}
@@ -310,21 +312,32 @@ class Stand:
         )
 
     def _calm_since(self, settled_ms: int) -> bool:
-        """Say whether the payments of some whole seconds are there, nine in ten of them in time."""
+        """Say whether payments of some whole seconds are stored, nine in ten decided in time."""
         now_ms = time.time_ns() // 1_000_000
-        first_ms, last_ms = now_ms - CALM_MS - 2_000, now_ms - 2_000
+        first_ms, last_ms = now_ms - CALM_MS - STORED_MS, now_ms - STORED_MS
         if first_ms < settled_ms:
             return False
+        # Only parts of the last minute are read: a look must not slow down what it looks at.
         late = self.one(
             "SELECT if(count(), toInt64(quantile(0.9)(decided_at_ms - published_at_ms)), 999999) "
-            f"AS n FROM {{v}} WHERE published_at_ms BETWEEN {first_ms} AND {last_ms}"
+            f"AS n FROM {SCORED_TABLE} WHERE inserted_at > now64(3) - INTERVAL 1 MINUTE "
+            f"AND published_at_ms BETWEEN {first_ms} AND {last_ms}"
         )
         self._lateness_ms = late
         return 0 <= late <= LATE_MS
 
-    def _times(self, began_ms: int) -> tuple[float, float]:
-        # A payment is there for its readers when it is decided and its row inserted.
-        there = "greatest(decided_at_ms, toUnixTimestamp64Milli(inserted_at) - 1500)"
+    def _row_lag_ms(self) -> int:
+        """Return how long after its decision a row is stored these days, at most but few."""
+        return self.one(
+            "SELECT if(count(), toInt64(quantile(0.9)(toUnixTimestamp64Milli(inserted_at) - "
+            f"decided_at_ms)), 1000) AS n FROM {SCORED_TABLE} "
+            "WHERE inserted_at > now64(3) - INTERVAL 20 SECOND"
+        )
+
+    def _times(self, began_ms: int, row_lag_ms: int) -> tuple[float, float]:
+        # A payment is there for its readers when it is decided and its row is stored as soon after
+        # as rows were before the fault.
+        there = f"greatest(decided_at_ms, toUnixTimestamp64Milli(inserted_at) - {row_lag_ms})"
         # The end of the longest time without a new payment: events decided again count once more.
         resumed = self.one(
             f"SELECT argMax(at, at - before) AS n FROM (SELECT at, lagInFrame(at, 1, {began_ms}) "
