@@ -53,6 +53,7 @@ class ChangeFinder:
         self._score = score
         self._sorted: list[Rows] = []
         self._values = np.full((len(names), _VALUES), np.nan)
+        self._ranks = np.zeros((len(names), _VALUES))
         wanted = np.linspace(0.0, 1.0, _VALUES)
         for column in range(len(names)):
             cells = reference[:, column].astype(np.float64)
@@ -61,6 +62,7 @@ class ChangeFinder:
             if len(known):
                 # A real value, not one between two: half a payment would explain nothing.
                 self._values[column] = np.quantile(known, wanted, method="nearest")
+                self._ranks[column] = _ranks(known, self._values[column])
 
     def find(self, rows: Rows, contributions: Rows, threshold: float) -> list[Change | None]:
         """Return for each row the change that brings its score below `threshold`, None without one.
@@ -106,23 +108,33 @@ class ChangeFinder:
             else:
                 trial[place, chosen[0]] = np.repeat(self._values[chosen[0]], _VALUES)
                 trial[place, chosen[1]] = np.tile(self._values[chosen[1]], _VALUES)
-        scores = self._score(trial)
+        scores = self._score(trial).reshape(len(groups), each)
         best: dict[int, float] = {}
         # NaN, of a feature without known values or a model that cannot score it, is not below.
-        for at in np.flatnonzero(scores < threshold).tolist():
-            row, chosen = groups[at // each]
-            before, after = rows[row], trial[at]
-            cost = sum(self._distance(one, before[one], after[one]) for one in chosen)
-            if cost < best.get(row, np.inf):
-                best[row] = cost
+        below = scores < threshold
+        for number in np.flatnonzero(below.any(axis=1)).tolist():
+            row, chosen = groups[number]
+            cost = np.where(below[number], self._costs(rows[row], chosen), np.inf)
+            at = int(cost.argmin())
+            if cost[at] < best.get(row, np.inf):
+                best[row] = float(cost[at])
+                after = trial[number * each + at]
                 found[row] = Change(
                     tuple(self._names[one] for one in chosen),
-                    tuple(float(before[one]) for one in chosen),
+                    tuple(float(rows[row, one]) for one in chosen),
                     tuple(float(after[one]) for one in chosen),
-                    float(scores[at]),
+                    float(scores[number, at]),
                 )
 
-    def _distance(self, column: int, before: float, after: float) -> float:
-        known = self._sorted[column]
-        first, second = np.searchsorted(known, (before, after), side="right")
-        return abs(int(first) - int(second)) / len(known)
+    def _costs(self, row: Rows, chosen: tuple[int, ...]) -> Rows:
+        steps = [
+            np.abs(self._ranks[one] - _ranks(self._sorted[one], row[one : one + 1]))
+            for one in chosen
+        ]
+        costs: Rows = steps[0] if len(steps) == 1 else np.add.outer(*steps).ravel()
+        return costs
+
+
+def _ranks(known: Rows, values: Rows) -> Rows:
+    places: Rows = np.searchsorted(known, values, side="right") / max(1, len(known))
+    return places
