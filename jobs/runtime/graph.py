@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "JobGraph", "Routed"]
 
-# Merge what arrived while Python was busy. One tick is the least a batch waits, so it is a part of
-# every event's latency; at 0 the gather would hand over single batches and a busy stage would
-# saturate on the fixed cost of each (design.md: p50 0.8 s without it).
-GATHER_MS: Final = 2
+# At most one emission of a gather in this time: it bounds what the fixed cost of a batch can take (a
+# call a shard and stage, 1-2 ms of CPU for both stages), and on average costs half of it in latency.
+GATHER_MS: Final = 8
 GATHER_BYTES: Final = 512 * 1024
 # All shards of a task together; 4 MB is 20 ms of work, so a barrier never waits long behind it.
 GATHER_TOTAL_BYTES: Final = 4 * 1024 * 1024
 # A ClickHouse insert of this size takes a few tens of milliseconds.
 ROWS_BYTES: Final = 32 * 1024 * 1024
-# How often partitions report how far they are and learn how far they may read. Between two reports a
-# partition gets at most the allowed drift ahead, so at 200 ms a replay of three days a second stood
-# still for most of the time (7,000 events/s of 17,000).
-ALIGNMENT_UPDATE_MS: Final = 20
+# How often partitions report how far they are and learn how far they may read: a call to the JobManager
+# from each source task and one back. A replay runs at most the allowed drift ahead in two of them.
+ALIGNMENT_UPDATE_MS: Final = 100
+FETCH_BYTES: Final = 64 * 1024
+FETCH_MS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,10 @@ class JobGraph:
         )
         properties = {
             **self._kafka_properties(),
-            # The consumer waits this long for more bytes: latency at low rates, requests at high
-            # ones.
-            "fetch.max.wait.ms": "5",
+            # A fetch returns with this many bytes or after this time. With one byte, the default, a
+            # broker at 2,000 events/s answers a thousand fetches a second of two events each.
+            "fetch.min.bytes": str(FETCH_BYTES),
+            "fetch.max.wait.ms": str(FETCH_MS),
             "client.id.prefix": f"riskstream-{self._name}",
             "partition.discovery.interval.ms": "30000",
         }

@@ -4,14 +4,15 @@ import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
 import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
 import org.apache.flink.streaming.api.watermark.Watermark;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
+import org.apache.flink.streaming.runtime.watermarkstatus.WatermarkStatus;
 
 /**
  * A stateless operator that holds elements back for a moment.
  *
- * <p>Whatever is held is emitted on the {@link Pulse}, before a watermark, before a checkpoint barrier
- * and at the end of the input. So a checkpoint contains either an element's effect downstream or the
- * source position before it, and the operator needs no state. After a failure {@link #close} drops
- * what is held: the source reads it again.
+ * <p>Whatever is held is emitted on the {@link Pulse}, before a checkpoint barrier and at the end of the
+ * input. So a checkpoint contains either an element's effect downstream or the source position before
+ * it, and the operator needs no state. After a failure {@link #close} drops what is held: the source
+ * reads it again.
  */
 abstract class BufferingOperator<IN, OUT> extends AbstractStreamOperator<OUT>
     implements OneInputStreamOperator<IN, OUT> {
@@ -56,11 +57,15 @@ abstract class BufferingOperator<IN, OUT> extends AbstractStreamOperator<OUT>
     output.collect(new StreamRecord<>(value));
   }
 
+  /**
+   * Watermarks end here. A batch has many event times and stages have no timers, so nobody below reads
+   * them; passed on, fifty a second would each be sent to every task.
+   */
   @Override
-  public void processWatermark(Watermark mark) throws Exception {
-    emitAll();
-    super.processWatermark(mark);
-  }
+  public void processWatermark(Watermark mark) {}
+
+  @Override
+  public void processWatermarkStatus(WatermarkStatus status) {}
 
   @Override
   public void prepareSnapshotPreBarrier(long checkpointId) throws Exception {

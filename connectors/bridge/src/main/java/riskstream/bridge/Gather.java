@@ -30,7 +30,7 @@ public final class Gather extends BufferingOperator<Row, Row> {
   }
 
   /**
-   * @param tickMs the longest wait, see {@link Pulse}; 0 emits when nothing more has arrived
+   * @param tickMs the least time between two emissions, see {@link Pulse}
    * @param maxBytes a shard that holds this much is emitted at once
    * @param maxTotalBytes all shards together; everything is emitted when they hold this much
    */

@@ -6,21 +6,25 @@ import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 /**
  * Decides when a buffering operator emits. Runs in the task's own thread, between elements.
  *
- * <p>With a tick: that many milliseconds after the first element, rounded up by Flink's timer by up to
- * one more.
+ * <p>From one emission to the next passes at least a tick, and twice as long as the last one took: this
+ * bounds the share of time that the fixed cost of an emission can take, so that a machine with too
+ * much to do makes larger batches instead of more. An element that comes sooner waits for that time. One
+ * that comes later waits only until the task finds no further element (group commit): a letter in the task's mailbox
+ * alternates with its reading of input, and when it comes round twice with no element between, what is
+ * there is emitted. So a quiet operator waits for nothing, a steady one for the tick, and a busy one merges
+ * all that came while it was busy.
  *
- * <p>With tick 0: as soon as the task finds no further element (group commit). A letter in the task's
- * mailbox alternates with its reading of input; when it comes round twice with no element between, what
- * is there is emitted. A quiet operator thus waits for nothing, and a busy one merges all that
- * came while it was busy. The price is one letter (below a microsecond) an element, so before an
- * operator with few elements tick 0 is right, and a source that reads single records wants a tick.
+ * <p>The price of group commit is one letter (below a microsecond) an element.
  */
 final class Pulse {
   /**
-   * Longest wait with tick 0, which input that never pauses would otherwise never end. Well under the
-   * tens of milliseconds that a decision may take, well over the time to read what is at hand.
+   * Longest wait for the input to pause, which it otherwise might never do. Well under the tens of
+   * milliseconds that a decision may take, well over the time to read what is at hand.
    */
   static final long MAX_HOLD_MS = 5;
+
+  /** Most that a slow emission may put off the next: a stage that waited for a dependency is not busy. */
+  static final long MAX_REST_MS = 50;
 
   private final long tickMs;
   private final ProcessingTimeService time;
@@ -31,12 +35,14 @@ final class Pulse {
   private boolean stopped;
   private boolean quiet;
   private long since;
+  private long dueAt;
 
   Pulse(long tickMs, ProcessingTimeService time, MailboxExecutor mailbox, Runnable emit) {
     this.tickMs = tickMs;
     this.time = time;
     this.mailbox = mailbox;
     this.emit = emit;
+    dueAt = time.getCurrentProcessingTime() + tickMs;
   }
 
   /** Says that an element was buffered. */
@@ -47,8 +53,8 @@ final class Pulse {
     }
     armed = true;
     since = time.getCurrentProcessingTime();
-    if (tickMs > 0) {
-      time.registerTimer(since + tickMs, timestamp -> fire());
+    if (since < dueAt) {
+      time.registerTimer(dueAt, timestamp -> fire());
     } else {
       mailbox.execute(this::look, "riskstream: emit when idle");
     }
@@ -74,7 +80,10 @@ final class Pulse {
   private void fire() {
     armed = false;
     if (!stopped) {
+      long began = time.getCurrentProcessingTime();
       emit.run();
+      long took = time.getCurrentProcessingTime() - began;
+      dueAt = began + Math.max(tickMs, Math.min(2 * took, took + MAX_REST_MS));
     }
   }
 }

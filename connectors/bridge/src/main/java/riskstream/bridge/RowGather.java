@@ -4,16 +4,14 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import org.apache.flink.metrics.Counter;
-import org.apache.flink.streaming.api.watermark.Watermark;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 
 /**
  * Collects rows for an inserting stage, so that a database sees few large inserts.
  *
  * <p>An element is a u32 count of rows and then the rows, opaque; the output is the same: the sum of the
- * counts and the rows in order of arrival. Emitted after {@code maxMs}, at {@code maxRows}, at
- * {@code maxBytes}, before a checkpoint barrier and at the end of input. Watermarks pass without
- * emitting: several a second would make the inserts small.
+ * counts and the rows in order of arrival. Emitted on the {@link Pulse}, at {@code maxRows}, at
+ * {@code maxBytes}, before a checkpoint barrier and at the end of input.
  */
 public final class RowGather extends BufferingOperator<byte[], byte[]> {
   private static final long serialVersionUID = 1L;
@@ -28,7 +26,7 @@ public final class RowGather extends BufferingOperator<byte[], byte[]> {
   private transient Counter rowCounter;
 
   /**
-   * @param maxMs the longest wait of a row
+   * @param maxMs the least time between two emissions, see {@link Pulse}
    * @param maxRows emitted at once when this many rows are held
    * @param maxBytes emitted at once when the rows take this much
    */
@@ -79,11 +77,6 @@ public final class RowGather extends BufferingOperator<byte[], byte[]> {
     } else {
       touched();
     }
-  }
-
-  @Override
-  public void processWatermark(Watermark mark) {
-    output.emitWatermark(mark);
   }
 
   @Override

@@ -27,7 +27,7 @@ public final class ShardBatcher extends BufferingOperator<byte[], Row> {
 
   /**
    * @param maxBytes a shard that holds this much is emitted at once
-   * @param tickMs the longest wait, see {@link Pulse}; 0 emits when the source has nothing more
+   * @param tickMs the least time between two emissions, see {@link Pulse}
    * @param shardKeys key value of each shard, as {@link ShardKeys#balanced} returns them
    */
   public ShardBatcher(int maxBytes, long tickMs, long[] shardKeys) {

@@ -4,9 +4,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 
-import java.util.ArrayList;
 import java.util.List;
-import org.apache.flink.streaming.api.watermark.Watermark;
 import org.junit.jupiter.api.Test;
 
 class RowGatherTest {
@@ -73,15 +71,6 @@ class RowGatherTest {
       gather.endInput();
       gather.getOneInputOperator().finish();
       assertEquals(List.of("1 b"), shown(gather.taken()));
-    }
-  }
-
-  @Test
-  void watermarksPassWithoutMakingInsertsSmall() throws Exception {
-    try (var gather = gather(1_000, 100, 1_000)) {
-      gather.send(rows(1, "a"));
-      gather.processWatermark(new Watermark(3));
-      assertEquals(List.of(new Watermark(3)), new ArrayList<>(gather.getOutput()));
     }
   }
 

@@ -139,15 +139,33 @@ class ShardBatcherTest {
   }
 
   @Test
-  void aWatermarkDoesNotOvertakeTheFramesBeforeIt() throws Exception {
+  void watermarksEndHereAndHurryNothing() throws Exception {
     try (var batcher = batcher(1 << 20, 1_000)) {
       batcher.send(Frames.of("k", 1));
       batcher.processWatermark(new Watermark(5));
 
-      List<Object> out = new ArrayList<>(batcher.getOutput());
-      assertEquals(2, out.size());
-      assertTrue(out.get(0) instanceof StreamRecord);
-      assertEquals(new Watermark(5), out.get(1));
+      assertEquals(List.of(), new ArrayList<>(batcher.getOutput()));
+    }
+  }
+
+  @Test
+  void afterAQuietTickAFrameLeavesWithoutWaitingForTheNext() throws Exception {
+    try (var batcher = batcher(1 << 20, 10)) {
+      batcher.setProcessingTime(10);
+      batcher.send(Frames.of("k", 1));
+      batcher.turn();
+      batcher.turn();
+      assertEquals(List.of(1L), offsets(batcher.taken()));
+
+      batcher.setProcessingTime(12);
+      batcher.send(Frames.of("k", 2));
+      batcher.turn();
+      batcher.turn();
+      batcher.setProcessingTime(19);
+      assertEquals(List.of(), batcher.taken(), "a tick lies between two emissions");
+
+      batcher.setProcessingTime(20);
+      assertEquals(List.of(2L), offsets(batcher.taken()));
     }
   }
 
