@@ -42,8 +42,8 @@ __all__ = ["AlertWatch", "DemoError", "DemoResult", "StagedPace", "Traffic", "ru
 # Nothing new for this long, with events missing: the job is stuck, not slow.
 STALL_SECONDS: Final = 90
 POLL_SECONDS: Final = 0.25
-# Features take a label after 7 days. A flat-out replay runs several days a second, so the rest of the
-# 7 days is how long a label may be under way and still come before the events that need it.
+# Features take a label after 7 days. A flat-out replay runs several days a second, so the rest of
+# the 7 days is how long a label may be under way and still come before the events that need it.
 LABEL_DELAY_MS: Final = 3 * DAY_MS
 STEADY_RATE: Final = 2_000.0
 STEADY_EVENTS: Final = 20_000

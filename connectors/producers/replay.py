@@ -16,8 +16,8 @@ from schemas.columns import Columns, StringColumn
 
 __all__ = ["Encoder", "ReplaySummary", "Route", "replay"]
 
-# A hand-over costs about 0.2 ms however few events it has: every event alone at 2,000/s took 0.4 of a
-# core. So events leave up to this much after they are due.
+# A hand-over costs about 0.2 ms however few events it has: every event alone at 2,000/s took 0.4 of
+# a core. So events leave up to this much after they are due.
 _SHORTEST_SLEEP_SECONDS: Final = 0.005
 # Waits are cut so that Ctrl-C and progress stay lively.
 _LONGEST_SLEEP_SECONDS: Final = 0.25

@@ -36,16 +36,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "JobGraph", "Routed"]
 
-# At most one emission of a gather in this time: it bounds what the fixed cost of a batch can take (a
-# call a shard and stage, 1-2 ms of CPU for both stages), and on average costs half of it in latency.
+# At most one emission of a gather in this time: it bounds what the fixed cost of a batch can take
+# (a call a shard and stage, 1-2 ms of CPU for both stages), and costs half of it in latency.
 GATHER_MS: Final = 8
 GATHER_BYTES: Final = 512 * 1024
 # All shards of a task together; 4 MB is 20 ms of work, so a barrier never waits long behind it.
 GATHER_TOTAL_BYTES: Final = 4 * 1024 * 1024
 # A ClickHouse insert of this size takes a few tens of milliseconds.
 ROWS_BYTES: Final = 32 * 1024 * 1024
-# How often partitions report how far they are and learn how far they may read: a call to the JobManager
-# from each source task and one back. A replay runs at most the allowed drift ahead in two of them.
+# How often partitions report how far they are and learn how far they may read: a call to the
+# JobManager from each source task and one back. A replay runs at most the allowed drift ahead in two
+# of them.
 ALIGNMENT_UPDATE_MS: Final = 100
 FETCH_BYTES: Final = 64 * 1024
 FETCH_MS: Final = 5
