@@ -11,9 +11,9 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from numba import njit, types
+from numba import types
 
+from jobs.windows._compile import compiled, inlined, kernel
 from jobs.windows._feature_kernels import evaluate_row
 from jobs.windows._key_kernels import (
     create_slot,
@@ -21,6 +21,7 @@ from jobs.windows._key_kernels import (
     find_slot,
 )
 from jobs.windows._layout import (
+    AHEAD,
     BASE,
     BLOOM_FROM,
     CAPACITY,
@@ -28,10 +29,13 @@ from jobs.windows._layout import (
     COLUMNS,
     CURSOR,
     DUPLICATE,
+    EDGE_HINT,
+    EDGE_HINTS,
     FREE_WAIT,
     HASH,
     HEAD,
     HORIZON,
+    KEY_AT,
     KEY_LENGTH,
     LABEL_COLUMN,
     LAST,
@@ -78,7 +82,7 @@ __all__ = [
 ]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _take_waiting(
     slots: Longs,
     waits: Longs,
@@ -112,7 +116,7 @@ def _take_waiting(
     return 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _let_wait(
     slots: Longs,
     waits: Longs,
@@ -147,7 +151,7 @@ def _let_wait(
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def _cut_of(slots: Longs, meta: Longs, plan: Longs, s: int, time: int) -> int:
     """Return the time up to which events of a key are out of sight once `time` is seen.
 
@@ -160,7 +164,7 @@ def _cut_of(slots: Longs, meta: Longs, plan: Longs, s: int, time: int) -> int:
     return int(max(newest, time, behind) - plan[HORIZON])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _label_row(
     slots: Longs,
     waits: Longs,
@@ -200,15 +204,75 @@ def _label_row(
     return UNKNOWN_LABEL | STALE_LABEL
 
 
+@kernel
+def _look_up(
+    first: int,
+    end: int,
+    key_data: Bytes,
+    key_starts: Longs,
+    key_lengths: Ints,
+    hashes: Longs,
+    ids: Longs,
+    table: Longs,
+    slots: Longs,
+    key_bytes: Bytes,
+    arena: Longs,
+    plan: Longs,
+    found: Longs,
+) -> int:
+    """Find the slots of some rows and touch the lines that they will need, stage by stage.
+
+    Row by row each row would wait for memory five times over; within a stage the loads of all rows
+    are independent, so the processor has a dozen under way at once. The sum that is returned only
+    keeps the compiler from leaving the loads out.
+    """
+    mask = len(table) - 1
+    columns = plan[COLUMNS]
+    touched = 0
+    for i in range(first, end):
+        found[i - first] = table[hashes[i] & mask]
+    for i in range(first, end):
+        s = found[i - first] & 0xFFFFFFFF
+        found[i - first] = slots[s, KEY_AT]
+        touched += slots[s, WAITING]
+    for i in range(first, end):
+        touched += key_bytes[found[i - first]]
+    for i in range(first, end):
+        s = 0
+        if 0 <= key_lengths[i] <= LONGEST_KEY:
+            s = find_slot(
+                table, slots, key_bytes, key_data, key_starts[i], int(key_lengths[i]), hashes[i]
+            )
+        found[i - first] = s
+        base, capacity = slots[s, BASE], slots[s, CAPACITY]
+        last = slots[s, LAST]
+        touched += arena[base + last * columns]
+        touched += arena[base + min(last + 1, max(0, capacity - 1)) * columns]
+        if capacity >= BLOOM_FROM:
+            word = (ids[i] >> 20) & ((capacity >> 2) - 1)
+            touched += arena[base + capacity * columns + word]
+        for e in range(EDGE_HINTS):
+            hint = slots[s, EDGE_HINT + e]
+            if hint > 0:
+                touched += arena[base + hint * columns]
+    return int(touched)
+
+
 def _sources_digest() -> int:
     digest = hashlib.sha256()
-    for name in ("_layout.py", "_key_kernels.py", "_log_kernels.py", "_feature_kernels.py"):
+    for name in (
+        "_layout.py",
+        "_compile.py",
+        "_key_kernels.py",
+        "_log_kernels.py",
+        "_feature_kernels.py",
+    ):
         digest.update(Path(__file__).with_name(name).read_bytes())
     return int.from_bytes(digest.digest()[:4], "little")
 
 
 def _compiled_process(digest: int) -> Callable[..., int]:
-    @njit(PROCESS, cache=True, nogil=True, error_model="numpy")
+    @compiled(PROCESS)
     def process_rows(
         first: int,
         kind: Bytes,
@@ -233,9 +297,11 @@ def _compiled_process(digest: int) -> Callable[..., int]:
         measures: Longs,
         filters: Longs,
         filter_operands: Floats,
+        edges: Longs,
         bounds: Longs,
         features: Longs,
         feature_numbers: Floats,
+        scratch: Longs,
         evaluate: bool,
         out: Floats,
         flags: Bytes,
@@ -248,45 +314,36 @@ def _compiled_process(digest: int) -> Callable[..., int]:
         for a label and, when a log is restored, for an event that was labelled on arrival; else 0.
         """
         n = len(kind)
-        lows = np.zeros(len(bounds), np.int64)
-        highs = np.zeros(len(bounds), np.int64)
-        starts = np.zeros(len(bounds), np.int64)
-        # Looking all keys up first, and touching what a row will need, lets the processor overlap
-        # the cache misses of many rows; done row by row they would add up to more than all the
-        # work.
-        found = np.zeros(n, np.int64)
-        touched = 0
-        columns = plan[COLUMNS]
+        places, lows, highs = scratch[0], scratch[1], scratch[2]
+        starts, found = scratch[3], scratch[4]
+        ahead = first
+        meta[META_WIDTH - 1] = digest
+        run_end = first
         for i in range(first, n):
-            if 0 <= key_lengths[i] <= LONGEST_KEY:
-                s = find_slot(
+            if i == ahead:
+                origin, ahead = ahead, min(n, ahead + AHEAD)
+                meta[META_WIDTH - 2] += _look_up(
+                    origin,
+                    ahead,
+                    key_data,
+                    key_starts,
+                    key_lengths,
+                    hashes,
+                    ids,
                     table,
                     slots,
                     key_bytes,
-                    key_data,
-                    key_starts[i],
-                    int(key_lengths[i]),
-                    hashes[i],
+                    arena,
+                    plan,
+                    found,
                 )
-                found[i] = s
-                base, capacity, last = slots[s, BASE], slots[s, CAPACITY], slots[s, LAST]
-                for c in range(columns):
-                    touched += arena[base + c * capacity + last]
-                if capacity >= BLOOM_FROM:
-                    word = (ids[i] >> 20) & ((capacity >> 2) - 1)
-                    touched += arena[base + columns * capacity + word]
-                if evaluate:
-                    for row in range(max(slots[s, HEAD], last - 128), last, 8):
-                        touched += arena[base + row]
-        meta[META_WIDTH - 1] = touched + digest
-        for i in range(first, n):
             if kind[i] > 1 or (kind[i] == 1 and plan[LABEL_COLUMN] < 0):
                 continue
             time = times[i]
             h = ids[i]
             length = int(key_lengths[i])
             alone = bool(length < 0 or length > LONGEST_KEY)
-            s = found[i]
+            s = found[i - origin]
             if s == 0 and not alone:
                 s = find_slot(table, slots, key_bytes, key_data, key_starts[i], length, hashes[i])
             if alone:
@@ -334,7 +391,7 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                 slots[0, HEAD] = 0
                 slots[0, LAST] = 0
                 for c in range(plan[COLUMNS]):
-                    arena[slots[0, BASE] + c * slots[0, CAPACITY]] = 0
+                    arena[slots[0, BASE] + c] = 0
                 meta[ROWS] -= 1
             if row != 0:
                 flags[i] |= DUPLICATE
@@ -351,7 +408,15 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                             length,
                             hashes[i],
                         )
-                    if not make_room(arena, slots, meta, plan, s, cut):
+                    wanted = 1
+                    if not evaluate:
+                        # A log is restored key by key: make room for all its rows at once.
+                        if i >= run_end:
+                            run_end = i + 1
+                            while run_end < n and hashes[run_end] == hashes[i]:
+                                run_end += 1
+                        wanted = run_end - i
+                    if not make_room(arena, slots, meta, plan, s, cut, wanted):
                         flags[i] = 0
                         return i
                 last = slots[s, LAST]
@@ -363,7 +428,7 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                         if time - plan[REACH] < cut:
                             flags[i] |= TRUNCATED
                         row = 1 + last_at_or_before(
-                            arena, slots[s, BASE], slots[s, HEAD], last, time
+                            arena, slots[s, BASE], plan[COLUMNS], slots[s, HEAD], last, time
                         )
                     if slots[s, WAITING] != 0:
                         clock = max(meta[CLOCK], time)
@@ -399,12 +464,14 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                 slots,
                 meta,
                 plan,
+                edges,
                 bounds,
                 features,
                 feature_numbers,
                 s,
                 row,
                 cut,
+                places,
                 lows,
                 highs,
                 starts,
@@ -417,7 +484,7 @@ def _compiled_process(digest: int) -> Callable[..., int]:
 
 
 def _compiled_prune(digest: int) -> Callable[..., int]:
-    @njit(PRUNE, cache=True, nogil=True, error_model="numpy")
+    @compiled(PRUNE)
     def prune_slots(
         limit: int,
         table: Longs,
@@ -471,7 +538,7 @@ def _compiled_prune(digest: int) -> Callable[..., int]:
     return prune_slots
 
 
-@njit(types.void(LONGS, TABLE, LONGS), cache=True, nogil=True, error_model="numpy")
+@compiled(types.void(LONGS, TABLE, LONGS))
 def rebuild_table(table: Longs, slots: Longs, meta: Longs) -> None:
     """Fill an empty hash table, whose length is a power of two, with all keys."""
     mask = len(table) - 1

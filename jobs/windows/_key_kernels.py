@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, njit, types, uint8
+from numba import int64, types, uint8
 
+from jobs.windows._compile import compiled, inlined, kernel
 from jobs.windows._layout import (
     BASE,
     CAPACITY,
+    EDGE_HINT,
+    EDGE_HINTS,
     FREE_SLOT,
     HASH,
     HEAD,
@@ -40,7 +43,7 @@ __all__ = [
 ]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def hash_bytes(data: Bytes, start: int, length: int) -> int:
     k1 = np.uint64(0x9E3779B97F4A7C15)
     k2 = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -67,14 +70,14 @@ def hash_bytes(data: Bytes, start: int, length: int) -> int:
     return int(np.int64(h))
 
 
-@njit(types.void(*STRINGS, LONGS), cache=True, nogil=True, error_model="numpy")
+@compiled(types.void(*STRINGS, LONGS))
 def hash_column(data: Bytes, starts: Longs, lengths: Ints, out: Longs) -> None:
     """Write a 64-bit hash of each string to `out`; null gives 0, which no string hashes to."""
     for i in range(len(starts)):
         out[i] = 0 if lengths[i] < 0 else hash_bytes(data, starts[i], int(lengths[i]))
 
 
-@njit(int64(*STRINGS, LONGS_IN, uint8[::1]), cache=True, nogil=True, error_model="numpy")
+@compiled(int64(*STRINGS, LONGS_IN, uint8[::1]))
 def pack_keys(data: Bytes, starts: Longs, lengths: Ints, rows: Longs, out: Bytes) -> int:
     """Copy the keys of `rows` one after another into `out`; return the bytes written."""
     at = 0
@@ -85,7 +88,7 @@ def pack_keys(data: Bytes, starts: Longs, lengths: Ints, rows: Longs, out: Bytes
     return at
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def find_slot(
     table: Longs,
     slots: Longs,
@@ -116,7 +119,7 @@ def find_slot(
         at = (at + 1) & mask
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def create_slot(
     table: Longs,
     slots: Longs,
@@ -149,6 +152,8 @@ def create_slot(
     slots[s, HASH] = h
     slots[s, WAITING] = 0
     slots[s, HINT] = 0
+    for e in range(EDGE_HINTS):
+        slots[s, EDGE_HINT + e] = 0
     slots[s, NEWEST] = NEVER
     mask = len(table) - 1
     at = h & mask
@@ -159,7 +164,7 @@ def create_slot(
     return int(s)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def drop_slot(table: Longs, slots: Longs, meta: Longs, s: int) -> None:
     mask = len(table) - 1
     at = slots[s, HASH] & mask

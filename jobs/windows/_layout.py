@@ -1,12 +1,12 @@
 """Where things stand in the arrays of a window store, and the types of those arrays.
 
-A key's log is one contiguous *region* of an int64 arena: `capacity` rows, stored column after
-column, so that a window's bounds and its prefix sums are near each other in memory. Row `head` is
-a sentinel that carries the prefix sums of all that was pruned; the entries are rows `head + 1` to
-`last`, ordered by event time and, where times are equal, by arrival. A sum over a window is the
-difference of two rows of a prefix column, exact in wrapping 64-bit arithmetic whatever was pruned
-before. Regions of one size are recycled through free lists. From 8 rows on, a region ends with a
-small Bloom filter of event ids.
+A key's log is one contiguous *region* of an int64 arena: `capacity` rows of `columns` words, so
+that an event's time and prefix sums come with one cache line: of 1e5 keys nothing is in the cache,
+and lines are what an event costs. Row `head` is a sentinel that carries the prefix sums of all that
+was pruned; the entries are rows `head + 1` to `last`, ordered by event time and, where times are
+equal, by arrival. A sum over a window is the difference of two rows of a prefix column, exact in
+wrapping 64-bit arithmetic whatever was pruned before. Regions of one size are recycled through free
+lists. From 8 rows on, a region ends with a small Bloom filter of event ids.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numba import boolean, float64, int32, int64, types, uint8, uint32
 from numpy.typing import NDArray
 
 __all__ = [
+    "AHEAD",
     "ARENA_TOP",
     "BASE",
     "BLOOM_FROM",
@@ -26,6 +27,8 @@ __all__ = [
     "COLUMNS",
     "CURSOR",
     "DUPLICATE",
+    "EDGE_HINT",
+    "EDGE_HINTS",
     "FIRST_CAPACITY",
     "FREE_REGIONS",
     "FREE_SLOT",
@@ -111,8 +114,15 @@ Floats: TypeAlias = NDArray[np.float64]
 """The arena seen as coordinates, and features."""
 
 # Columns of `slots`, one row per key; slot 0 is the scratch log of events that are not counted.
-BASE, CAPACITY, HEAD, LAST, HASH, KEY_AT, KEY_LENGTH, WAITING, HINT, NEWEST, KEY_ROOM = range(11)
-SLOT_WIDTH = 12
+# Two cache lines: what every event reads, and what few read with the hints of where windows begin.
+BASE, CAPACITY, HEAD, LAST, HASH, KEY_AT, KEY_LENGTH, NEWEST, WAITING, HINT, KEY_ROOM, EDGE_HINT = (
+    range(12)
+)
+SLOT_WIDTH = 16
+# Rows looked up at once: what they touch, about 700 bytes each, must fit the second-level cache.
+AHEAD = 256
+# Window edges beyond these are searched for from scratch.
+EDGE_HINTS = SLOT_WIDTH - EDGE_HINT
 # Cells of `meta`.
 CLOCK, SLOTS, FREE_SLOT, ARENA_TOP, KEY_TOP, KEYS, WAITS, FREE_WAIT, CURSOR, NEED, LARGEST, ROWS = (
     range(12)
@@ -179,7 +189,7 @@ STRINGS = (_read_only(uint8), LONGS_IN, _read_only(int32))
 PROCESS = int64(
     int64, _read_only(uint8), LONGS_IN, *STRINGS, LONGS_IN, LONGS_IN, TABLE_IN,
     _read_only(uint32), LONGS, LONGS, TABLE, uint8[::1], TABLE, LONGS, LONGS, float64[::1],
-    LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, _read_only(float64), TABLE_IN, TABLE_IN,
-    _read_only(float64, 2), boolean, float64[:, ::1], uint8[::1], uint8[::1],
+    LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, _read_only(float64), LONGS_IN, TABLE_IN, TABLE_IN,
+    _read_only(float64, 2), TABLE, boolean, float64[:, ::1], uint8[::1], uint8[::1],
 )  # fmt: skip
 PRUNE = int64(int64, LONGS, TABLE, TABLE, LONGS, LONGS, LONGS_IN)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from jobs.windows._compile import inlined, kernel
 from jobs.windows._layout import (
     ARENA_TOP,
     BASE,
     BLOOM_FROM,
     CAPACITY,
     COLUMNS,
+    EDGE_HINT,
+    EDGE_HINTS,
     FIRST_CAPACITY,
     FREE_REGIONS,
     HEAD,
@@ -34,6 +36,7 @@ __all__ = [
     "find_id",
     "insert",
     "last_at_or_before",
+    "last_near",
     "make_room",
     "passes",
     "region_words",
@@ -46,12 +49,12 @@ __all__ = [
 ]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def region_words(capacity: int, columns: int) -> int:
     return capacity * columns + (capacity >> 2 if capacity >= BLOOM_FROM else 0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def size_class(capacity: int) -> int:
     size = 0
     while capacity > FIRST_CAPACITY:
@@ -60,14 +63,14 @@ def size_class(capacity: int) -> int:
     return size
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def release(arena: Longs, meta: Longs, base: int, capacity: int) -> None:
     size = size_class(capacity)
     arena[base] = meta[FREE_REGIONS + size]
     meta[FREE_REGIONS + size] = base + 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def bloom_bits(h: int) -> int:
     one = np.uint64(1)
     u = np.uint64(h)
@@ -78,31 +81,52 @@ def bloom_bits(h: int) -> int:
     return int(np.int64(bits))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def bloom_add(arena: Longs, base: int, capacity: int, columns: int, h: int) -> None:
     at = base + capacity * columns + ((h >> 20) & ((capacity >> 2) - 1))
     arena[at] |= bloom_bits(h)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def last_at_or_before(arena: Longs, times: int, low: int, high: int, moment: int) -> int:
+@kernel
+def last_at_or_before(
+    arena: Longs, base: int, columns: int, low: int, high: int, moment: int
+) -> int:
     """Return the last row in [low, high] with time <= moment, or low (a sentinel) when none."""
     while low < high:
         middle = (low + high + 1) >> 1
-        if arena[times + middle] <= moment:
+        if arena[base + middle * columns] <= moment:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
+def last_near(
+    arena: Longs, base: int, columns: int, head: int, row: int, moment: int, hint: int
+) -> int:
+    """Return the same as `last_at_or_before`, whatever the hint; fast when it is near.
+
+    A window's edge moves on by about a row with every event of a key, so where it was is a line in
+    the cache where a search from scratch reads several.
+    """
+    h = min(max(hint, head), row)
+    if h > head and arena[base + h * columns] > moment:
+        return last_at_or_before(arena, base, columns, head, h - 1, moment)
+    for _ in range(4):
+        if h >= row or arena[base + (h + 1) * columns] > moment:
+            return h
+        h += 1
+    return last_at_or_before(arena, base, columns, h, row, moment)
+
+
+@inlined
 def tile_start(moment: int, tile: int) -> int:
     """Return the start of the tile (start, start + tile] that holds a moment."""
     return ((moment - 1) // tile) * tile
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def tiled_until(arena: Longs, slots: Longs, s: int, plan: Longs, cut: int) -> int:
     """Return the time up to which a key's log is tiles; NEVER while it is not hot.
 
@@ -110,44 +134,49 @@ def tiled_until(arena: Longs, slots: Longs, s: int, plan: Longs, cut: int) -> in
     """
     if plan[HOT_EVENTS] == 0 or slots[s, LAST] - slots[s, HEAD] <= plan[HOT_EVENTS]:
         return NEVER
-    row = slots[s, BASE] + slots[s, LAST] - plan[HOT_EVENTS]
-    if arena[row] <= tile_start(cut, plan[TILE]):
+    columns = plan[COLUMNS]
+    at = slots[s, BASE] + (slots[s, LAST] - plan[HOT_EVENTS]) * columns
+    if arena[at] <= tile_start(cut, plan[TILE]):
         return NEVER
-    return tile_start(arena[row + 1], plan[TILE])
+    return tile_start(arena[at + columns], plan[TILE])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def thin(arena: Longs, slots: Longs, s: int, plan: Longs, cut: int) -> None:
     """Keep one row per tile in the tiled part: prefix sums make that row the whole tile."""
     until = tiled_until(arena, slots, s, plan, cut)
     if until == NEVER:
         return
-    base, capacity = slots[s, BASE], slots[s, CAPACITY]
+    base, columns = slots[s, BASE], plan[COLUMNS]
     head, last = slots[s, HEAD], slots[s, LAST]
     write = head
     for row in range(head + 1, last + 1):
-        time = arena[base + row]
+        at = base + row * columns
+        time = arena[at]
         keep = True
         if time <= until and row < last:
-            following = arena[base + row + 1]
+            following = arena[at + columns]
             keep = tile_start(following, plan[TILE]) != tile_start(time, plan[TILE])
         if keep:
             write += 1
             if write != row:
-                for c in range(plan[COLUMNS]):
-                    arena[base + c * capacity + write] = arena[base + c * capacity + row]
+                for c in range(columns):
+                    arena[base + write * columns + c] = arena[at + c]
     slots[s, LAST] = write
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def make_room(arena: Longs, slots: Longs, meta: Longs, plan: Longs, s: int, cut: int) -> bool:
-    """Make room for one more row; False, with meta[NEED] in words, when the arena is full."""
+@kernel
+def make_room(
+    arena: Longs, slots: Longs, meta: Longs, plan: Longs, s: int, cut: int, wanted: int
+) -> bool:
+    """Make room for `wanted` more rows; False, with meta[NEED] in words, when the arena is full."""
     capacity, last = slots[s, CAPACITY], slots[s, LAST]
-    if last + 1 < capacity:
+    if last + wanted < capacity:
         return True
     columns = plan[COLUMNS]
     base, head = slots[s, BASE], slots[s, HEAD]
     size = FIRST_CAPACITY
+    rows = 0
     if capacity > 0:
         if plan[HOT_EVENTS] > 0:
             thin(arena, slots, s, plan, cut)
@@ -155,15 +184,15 @@ def make_room(arena: Longs, slots: Longs, meta: Longs, plan: Longs, s: int, cut:
             cut = tile_start(cut, plan[TILE])
         # Rows at or before the cut are out of every window for good.
         before = head
-        head = last_at_or_before(arena, base, head, last, cut)
+        head = last_at_or_before(arena, base, columns, head, last, cut)
         slots[s, HEAD] = head
         meta[ROWS] -= head - before
         rows = last - head
-        # A region a quarter free is packed where it is; one that is fuller is doubled, so a row is
-        # copied at most four times on average.
         size = capacity
-        if 4 * (rows + 1) > 3 * capacity:
-            size = 2 * capacity
+    # A region a quarter free is packed where it is; one that is fuller is doubled, so a row is
+    # copied at most four times on average.
+    while 4 * (rows + wanted) > 3 * size:
+        size *= 2
     if size == capacity:
         target = base
     else:
@@ -180,37 +209,31 @@ def make_room(arena: Longs, slots: Longs, meta: Longs, plan: Longs, s: int, cut:
             meta[ARENA_TOP] = target + words
     if capacity == 0:
         for c in range(columns):
-            arena[target + c * size] = 0
-        last = 0
-        head = 0
+            arena[target + c] = 0
     else:
-        rows = last - head
-        for c in range(columns):
-            source = base + c * capacity + head
-            to = target + c * size
-            if size == capacity:
-                for j in range(rows + 1):
-                    arena[to + j] = arena[source + j]
-            else:
-                arena[to : to + rows + 1] = arena[source : source + rows + 1]
+        source = base + head * columns
+        words = (rows + 1) * columns
+        for j in range(words):
+            arena[target + j] = arena[source + j]
         if size != capacity:
             release(arena, meta, base, capacity)
         slots[s, HINT] = max(0, slots[s, HINT] - head)
-        last = rows
+        for e in range(EDGE_HINTS):
+            slots[s, EDGE_HINT + e] = max(0, slots[s, EDGE_HINT + e] - head)
     slots[s, BASE] = target
     slots[s, CAPACITY] = size
     slots[s, HEAD] = 0
-    slots[s, LAST] = last
+    slots[s, LAST] = rows
     if size >= BLOOM_FROM:
         at = target + size * columns
         for j in range(size >> 2):
             arena[at + j] = 0
-        for row in range(1, last + 1):
-            bloom_add(arena, target, size, columns, arena[target + size + row])
+        for row in range(1, rows + 1):
+            bloom_add(arena, target, size, columns, arena[target + row * columns + 1])
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def find_id(
     arena: Longs,
     slots: Longs,
@@ -221,41 +244,33 @@ def find_id(
     hinted: bool,
 ) -> int:
     """Return the row of an event id among the rows after the cut, or 0."""
-    base, capacity = slots[s, BASE], slots[s, CAPACITY]
+    base, capacity, columns = slots[s, BASE], slots[s, CAPACITY], plan[COLUMNS]
     head, last = slots[s, HEAD], slots[s, LAST]
     if last == head or h == 0:
         return 0
-    ids = base + capacity
     if capacity >= BLOOM_FROM:
-        word = arena[ids + capacity * (plan[COLUMNS] - 1) + ((h >> 20) & ((capacity >> 2) - 1))]
+        word = arena[base + capacity * columns + ((h >> 20) & ((capacity >> 2) - 1))]
         bits = bloom_bits(h)
         if word & bits != bits:
             return 0
+    ids = base + 1
     if hinted:
         # Labels mostly come in the order of their events: look just after the last one found.
         hint = slots[s, HINT]
         for row in range(max(hint, head + 1), min(hint + 16, last + 1)):
-            if arena[ids + row] == h and arena[base + row] > cut:
+            if arena[ids + row * columns] == h and arena[base + row * columns] > cut:
                 slots[s, HINT] = row
                 return row
-    row = last
-    while row > head:
-        # Sixteen at a time without leaving early, which the compiler turns into vector compares.
-        first = max(head + 1, row - 15)
-        found = 0
-        for j in range(first, row + 1):
-            if arena[ids + j] == h:
-                found = j
-        if found != 0:
-            if arena[base + found] > cut:
-                slots[s, HINT] = found
-                return found
+    for row in range(last, head, -1):
+        if arena[ids + row * columns] == h:
+            if arena[base + row * columns] > cut:
+                slots[s, HINT] = row
+                return row
             return 0
-        row = first - 1
     return 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def passes(
     filters: Longs,
     filter_operands: Floats,
@@ -289,7 +304,7 @@ def passes(
     return bool(v >= w)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inlined
 def insert(
     arena: Longs,
     floats: Floats,
@@ -312,41 +327,40 @@ def insert(
     """Put row i of the batch at `row` of the log, moving later rows up and adding to their sums."""
     base, capacity, last = slots[s, BASE], slots[s, CAPACITY], slots[s, LAST]
     columns = plan[COLUMNS]
+    place = base + row * columns
     later = last + 1 - row
     if later > 0:
-        for c in range(columns):
-            at = base + c * capacity
-            for j in range(last, row - 1, -1):
-                arena[at + j + 1] = arena[at + j]
-    arena[base + row] = time
-    arena[base + capacity + row] = h
+        for j in range(base + (last + 1) * columns - 1, place - 1, -1):
+            arena[j + columns] = arena[j]
+    arena[place] = time
+    arena[place + 1] = h
     fraud = False
     if plan[LABEL_COLUMN] >= 0:
-        arena[base + plan[LABEL_COLUMN] * capacity + row] = label
+        arena[place + plan[LABEL_COLUMN]] = label
         fraud = label & 2 != 0
     for j in range(len(raws)):
         known = (valid[i] >> j) & 1 == 1
         if raws[j, 0] == 1:
-            at = base + raws[j, 1] * capacity + row
+            at = place + raws[j, 1]
             if known:
                 arena[at] = raw[j, i]
             else:
                 floats[at] = np.nan
         elif raws[j, 0] == 2 and raws[j, 1] >= 0:
             # Each row of a text column knows when the same value occurred before it.
-            values = base + raws[j, 1] * capacity
-            previous = base + raws[j, 2] * capacity
+            values = base + raws[j, 1]
+            previous = base + raws[j, 2]
             v = raw[j, i] if known else 0
-            arena[values + row] = v
-            arena[previous + row] = NEVER
+            arena[values + row * columns] = v
+            arena[previous + row * columns] = NEVER
             if v != 0:
                 for k in range(row - 1, slots[s, HEAD], -1):
-                    if arena[values + k] == v:
-                        arena[previous + row] = arena[base + k]
+                    if arena[values + k * columns] == v:
+                        arena[previous + row * columns] = arena[base + k * columns]
                         break
                 for k in range(row + 1, last + 2):
-                    if arena[values + k] == v:
-                        arena[previous + k] = time
+                    if arena[values + k * columns] == v:
+                        arena[previous + k * columns] = time
                         break
     for m in range(len(measures)):
         j, f = measures[m, 1], measures[m, 2]
@@ -361,18 +375,18 @@ def insert(
                 step = raw[j, i] * raw[j, i]
                 size = abs(raw[j, i])
                 meta[LARGEST] = max(meta[LARGEST], size)
-        at = base + measures[m, 3] * capacity + row
-        arena[at] = arena[at - 1] + step
+        at = place + measures[m, 3]
+        arena[at] = arena[at - columns] + step
         if later > 0 and step != 0:
             for k in range(1, later + 1):
-                arena[at + k] += step
+                arena[at + k * columns] += step
     slots[s, LAST] = last + 1
     meta[ROWS] += 1
     if capacity >= BLOOM_FROM and h != 0:
         bloom_add(arena, base, capacity, columns, h)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def set_label(
     arena: Longs,
     slots: Longs,
@@ -385,8 +399,9 @@ def set_label(
     label: int,
 ) -> bool:
     """Apply a label to a row; False when its revision is not above the one in force."""
-    base, capacity, last = slots[s, BASE], slots[s, CAPACITY], slots[s, LAST]
-    at = base + plan[LABEL_COLUMN] * capacity + row
+    base, columns, last = slots[s, BASE], plan[COLUMNS], slots[s, LAST]
+    place = base + row * columns
+    at = place + plan[LABEL_COLUMN]
     before = arena[at]
     if before & 1 == 1 and label >> 2 <= before >> 2:
         return False
@@ -401,14 +416,14 @@ def set_label(
         j = measures[m, 1]
         step = 1
         if j >= 0:
-            counts = base + raws[j, 2] * capacity + row
-            sums = base + raws[j, 1] * capacity + row
-            step = arena[counts] - arena[counts - 1]
+            counts = place + raws[j, 2]
+            sums = place + raws[j, 1]
+            step = arena[counts] - arena[counts - columns]
             if measures[m, 0] == 1:
-                step = arena[sums] - arena[sums - 1]
+                step = arena[sums] - arena[sums - columns]
         step *= sign
         if step != 0:
-            column = base + measures[m, 3] * capacity
+            column = base + measures[m, 3]
             for k in range(row, last + 1):
-                arena[column + k] += step
+                arena[column + k * columns] += step
     return True

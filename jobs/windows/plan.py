@@ -47,7 +47,8 @@ class EntityPlan:
 
     Tables, all int64 unless said: `header` see `_kernels`; `raws` (fields, 3) kind and columns;
     `measures` (m, 4) kind, field, filter, prefix column; `filters` (f, 4) type, field, comparison,
-    text hash with `filter_operands` float64; `bounds` (b, 3) window, delay, may be tiled;
+    text hash with `filter_operands` float64; `edges` (e) ages of the moments at which windows begin
+    or end; `bounds` (b, 5) window, delay, may be tiled, edge of its begin and of its end (-1: now);
     `features` (k, 5) operation, bound and columns with `feature_numbers` float64 (k, 3) default,
     half life in ms, divisor.
     """
@@ -62,6 +63,7 @@ class EntityPlan:
     measures: NDArray[np.int64]
     filters: NDArray[np.int64]
     filter_operands: NDArray[np.float64]
+    edges: NDArray[np.int64]
     bounds: NDArray[np.int64]
     features: NDArray[np.int64]
     feature_numbers: NDArray[np.float64]
@@ -148,6 +150,7 @@ def compile_entity(feature_set: FeatureSet, entity: str) -> EntityPlan:
         if field.kind == "coordinate":
             header[7 if field.name == "latitude" else 8] = raws[number, 1]
     filters, operands = _filter_tables(build)
+    edges, bounds = _edges_of(list(build.bounds))
     return EntityPlan(
         entity=entity,
         raw_fields=tuple(
@@ -164,10 +167,24 @@ def compile_entity(feature_set: FeatureSet, entity: str) -> EntityPlan:
         ).reshape(-1, 4),
         filters=filters,
         filter_operands=operands,
-        bounds=np.array(list(build.bounds), np.int64).reshape(-1, 3),
+        edges=edges,
+        bounds=bounds,
         features=features,
         feature_numbers=numbers,
     )
+
+
+def _edges_of(
+    bounds: list[tuple[int, int, int]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    # Windows that share a moment, as the ends of all windows with one delay, share its search.
+    edges: dict[int, int] = {}
+    rows = []
+    for window, delay, tiles in bounds:
+        begin = edges.setdefault(delay + window, len(edges))
+        end = edges.setdefault(delay, len(edges)) if delay else -1
+        rows.append((window, delay, tiles, begin, end))
+    return np.array(list(edges), np.int64), np.array(rows, np.int64).reshape(-1, 5)
 
 
 def _raw_columns(build: _Builder, number: int, field: Field) -> tuple[int, int, int]:

@@ -72,9 +72,11 @@ class ShardStore:
         self._meta[layout.SLOTS] = 1
         self._meta[layout.WAITS] = 1
         self._table = np.zeros(1024, np.int64)
-        self._slots = np.zeros((512, layout.SLOT_WIDTH), np.int64)
+        self._slots = _slot_table(512)
         self._key_bytes = np.zeros(16 * 1024, np.uint8)
         self._waits = np.zeros((64, 4), np.int64)
+        room = max(layout.AHEAD, len(self.plan.edges), len(self.plan.bounds))
+        self._scratch = np.zeros((5, room), np.int64)
         self._slots[0, layout.CAPACITY] = layout.FIRST_CAPACITY
         self._slots[0, layout.KEY_LENGTH] = -1
         self._meta[layout.ARENA_TOP] = layout.FIRST_CAPACITY * self.plan.columns
@@ -106,8 +108,9 @@ class ShardStore:
         ids = hash_strings(batch.event_id)
         out = np.full((n, len(self.plan.features)), np.nan)
         flags = np.zeros(n, np.uint8)
+        hashes = hash_strings(batch.key)
         changed = self._run(
-            batch.kind, batch.event_time_ms, batch.key, ids, raw, valid, labels, out, flags
+            batch.kind, batch.event_time_ms, batch.key, hashes, ids, raw, valid, labels, out, flags
         )
         kernels.prune_slots(PRUNE_SLOTS, *self._prunable())
         delta = self._delta(batch, ids, raw, valid, labels, changed)
@@ -172,6 +175,7 @@ class ShardStore:
         kind: NDArray[np.uint8],
         times: NDArray[np.int64],
         key: StringColumn,
+        hashes: NDArray[np.int64],
         ids: NDArray[np.int64],
         raw: NDArray[np.int64],
         valid: NDArray[np.uint32],
@@ -181,7 +185,6 @@ class ShardStore:
     ) -> NDArray[np.uint8]:
         n = len(kind)
         changed = np.zeros(n, np.uint8)
-        hashes = hash_strings(key)
         self._grow(n, int(np.maximum(key.lengths, 0).sum(dtype=np.int64)))
         plan, reached = self.plan, 0
         evaluate = out is not None
@@ -211,9 +214,11 @@ class ShardStore:
                 plan.measures,
                 plan.filters,
                 plan.filter_operands,
+                plan.edges,
                 plan.bounds,
                 plan.features,
                 plan.feature_numbers,
+                self._scratch,
                 evaluate,
                 target,
                 flags,
@@ -227,7 +232,9 @@ class ShardStore:
         meta = self._meta
         slots = int(meta[layout.SLOTS]) + rows
         if slots > len(self._slots):
-            self._slots = _enlarged(self._slots, slots)
+            grown = _slot_table(max(slots, 2 * len(self._slots)))
+            grown[: len(self._slots)] = self._slots
+            self._slots = grown
         keys = int(meta[layout.KEYS]) + rows
         if 2 * keys > len(self._table):
             size = 1 << (3 * keys).bit_length()
@@ -259,24 +266,26 @@ class ShardStore:
         if not len(rows):
             return b""
         key, times, kind = batch.key, batch.event_time_ms, batch.kind
-        lengths = key.lengths[rows].astype(np.uint16)
-        keys = np.empty(int(lengths.sum(dtype=np.int64)), np.uint8)
+        key_length = key.lengths
+        if len(rows) < len(changed):
+            times, kind, ids, labels = times[rows], kind[rows], ids[rows], labels[rows]
+            raw, valid, key_length = raw[:, rows], valid[rows], key_length[rows]
+        keys = np.empty(int(key_length.sum(dtype=np.int64)), np.uint8)
         pack_keys(key.data, key.starts, key.lengths, rows, keys)
         clock = int(self._meta[layout.CLOCK])
-        if self.plan.uses_labels and batch.kind.any():
-            of_labels = times[rows][kind[rows] == Kind.LABEL]
-            clock = max(clock, int(of_labels.max(initial=layout.NEVER)))
+        if self.plan.uses_labels and kind.any():
+            clock = max(clock, int(times[kind == Kind.LABEL].max(initial=layout.NEVER)))
         chunk = Chunk(
             self.plan.raw_fields,
             clock,
             0,
-            kind[rows],
-            valid[rows],
-            lengths,
-            times[rows],
-            ids[rows],
-            labels[rows],
-            raw[:, rows],
+            kind,
+            valid,
+            key_length.astype(np.uint16),
+            times,
+            ids,
+            labels,
+            raw,
             keys,
         )
         return encode_chunk(chunk, self._table_bytes)
@@ -290,7 +299,8 @@ class ShardStore:
             key = StringColumn(chunk.keys, ends - lengths, lengths)
             # Key by key is several times faster than in order, and gives the same store: only the
             # order within a key matters. The clock goes first, as what it hides stays hidden.
-            order = np.argsort(hash_strings(key), kind="stable")
+            hashes = hash_strings(key)
+            order = np.argsort(hashes, kind="stable")
             events = chunk.time_ms[chunk.kind == Kind.EVENT]
             clock = int(events.max(initial=layout.NEVER))
             self._meta[layout.CLOCK] = max(int(self._meta[layout.CLOCK]), clock)
@@ -298,6 +308,7 @@ class ShardStore:
                 chunk.kind[order],
                 chunk.time_ms[order],
                 StringColumn(key.data, key.starts[order], key.lengths[order]),
+                hashes[order],
                 chunk.id_hash[order],
                 np.ascontiguousarray(raw[:, order]),
                 valid[order],
@@ -311,6 +322,14 @@ class ShardStore:
 
 def _contiguous(batch: EventBatch) -> EventBatch:
     # The kernels are compiled for contiguous arrays only; a batch may come as a view of another.
+    texts = [batch.key, batch.event_id]
+    texts += [column for column in batch.fields.values() if isinstance(column, StringColumn)]
+    whole = batch.kind.flags.c_contiguous and batch.event_time_ms.flags.c_contiguous
+    for text in texts:
+        whole = whole and text.data.flags.c_contiguous
+        whole = whole and text.starts.flags.c_contiguous and text.lengths.flags.c_contiguous
+    if whole:
+        return batch
     return EventBatch(
         np.ascontiguousarray(batch.kind),
         _contiguous_text(batch.key),
@@ -329,6 +348,13 @@ def _contiguous_text(column: StringColumn) -> StringColumn:
         np.ascontiguousarray(column.starts),
         np.ascontiguousarray(column.lengths),
     )
+
+
+def _slot_table(slots: int) -> NDArray[np.int64]:
+    # A slot is two cache lines, and three where the table does not begin at one.
+    words = np.zeros(slots * layout.SLOT_WIDTH + 8, np.int64)
+    first = -words.ctypes.data % 64 // 8
+    return words[first : first + slots * layout.SLOT_WIDTH].reshape(slots, layout.SLOT_WIDTH)
 
 
 def _enlarged(array: NDArray[_Number], length: int) -> NDArray[_Number]:

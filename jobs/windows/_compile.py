@@ -1,0 +1,46 @@
+"""How the kernels of the windows are compiled.
+
+Nothing in them makes an array or keeps one, so numba's reference counts are switched off (`_nrt`):
+counting every array up and down in every call took more than half of the time of an event. Whoever
+needs room passes it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+from numba import njit
+
+__all__ = ["compiled", "inlined", "kernel"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+"""A Python function that numba can compile."""
+_OPTIONS: Final[dict[str, Any]] = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "_nrt": False,
+}
+
+
+def kernel(function: _Function) -> _Function:
+    """Compile a function when it is first called from another, for the types it is called with."""
+    made: _Function = njit(**_OPTIONS)(function)
+    return made
+
+
+def inlined(function: _Function) -> _Function:
+    """Compile a function into its callers: a call would hand over seven words for each array."""
+    made: _Function = njit(forceinline=True, **_OPTIONS)(function)
+    return made
+
+
+def compiled(signature: object) -> Callable[[_Function], _Function]:
+    """Compile a function for one signature, now or from the cache."""
+
+    def compile_now(function: _Function) -> _Function:
+        made: Any = njit(signature, **_OPTIONS)(function)
+        return cast("_Function", made)
+
+    return compile_now
