@@ -141,7 +141,7 @@ class AlertTimes(threading.Thread):
             while not self._ended.is_set():
                 message = consumer.poll(0.05)
                 if message is not None and message.error() is None:
-                    self.arrivals.append((time.time_ns() // 1_000_000, message.value()))
+                    self.arrivals.append((time.time_ns() // 1_000_000, message.value() or b""))
         finally:
             consumer.close()
 

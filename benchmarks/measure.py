@@ -8,7 +8,8 @@ All of it happens in one life of the contestant, on one stream whose event time 
 3. a backlog is sent at once and drained (throughput, CPU, memory), sums compared again;
 4. open-loop load at each rate (latency), only as far as it was able to drain;
 5. 80 % of its own maximum;
-6. a worker is killed under load (recovery), and every payment must have its row.
+6. a surge of ten times what it was given before, one and a half times its maximum;
+7. a worker is killed under load (recovery), and every payment must have its row.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Plan:
     rates: Sequence[float]
     seconds: float
     recovery_seconds: float
+    surge_seconds: float
 
 
 def measure(
@@ -102,6 +104,9 @@ def measure(
         if plan.rates:
             result["at_80_percent"] = run.at_rate(0.8 * maximum, say)
         result["state_bytes"] = contestant.state_bytes()
+        if plan.surge_seconds:
+            result["surge"] = run.surge(0.15 * maximum, plan.surge_seconds)
+            say(f"{contestant.title}: surge over after {result['surge']['recovered_seconds']} s")
         if plan.recovery_seconds:
             rate = min(RECOVERY_RATE, 0.5 * maximum)
             result["recovery"] = run.recover(rate, plan.recovery_seconds)
@@ -236,13 +241,48 @@ class _Run:
             "load_average": round(os.getloadavg()[0], 1),
         }
 
+    def surge(self, base: float, seconds: float) -> dict[str, Any]:
+        """Send at `base`, at ten times as much, at `base` again; return how long it was felt.
+
+        It is over with the last slice of a tenth of a second whose slowest payment waited longer
+        than twice the slowest before the surge (at least 100 ms).
+        """
+        began_ms = int(time.time() * 1000)
+        marks = []
+        for rate, length in ((base, seconds), (10 * base, seconds), (base, 4 * seconds)):
+            records = self.take(int(rate * length))
+            send_at_rate(self._kafka, self._topic, records, rate)
+            self._sent += len(records)
+            marks.append(int(time.time() * 1000))
+        self._wait(self._sent, STALL_SECONDS)
+        slices = self._rows(
+            "SELECT intDiv(published_at_ms, 100) * 100 AS t, "
+            "max(decided_at_ms - published_at_ms) AS worst FROM scored_transactions_raw "
+            f"WHERE published_at_ms >= {began_ms} GROUP BY t ORDER BY t"
+        )
+        # The first second pays for connections and caches that slept.
+        before = [
+            int(one["worst"])
+            for one in slices
+            if began_ms + 1_000 <= int(one["t"]) < marks[0] - 100
+        ]
+        calm = max(100, 2 * max(before, default=50))
+        slow = [int(one["t"]) for one in slices if int(one["worst"]) > calm]
+        return {
+            "base_rate": round(base),
+            "surge_rate": round(10 * base),
+            "surge_seconds": seconds,
+            "slowest_before_ms": max(before, default=0),
+            "slowest_ms": max((int(one["worst"]) for one in slices), default=0),
+            "recovered_seconds": round(max(0, max(slow, default=0) - marks[1]) / 1000, 1),
+        }
+
     def recover(self, rate: float, seconds: float) -> dict[str, Any]:
         """Kill a worker after a quarter of the load; return for how long nothing was decided."""
         records = self.take(int(rate * seconds))
         quarter = len(records) // 4
         began_ms = int(time.time() * 1000)
         send_at_rate(self._kafka, self._topic, records[:quarter], rate)
-        killed_ms = int(time.time() * 1000)
         self._contestant.kill()
         send_at_rate(self._kafka, self._topic, records[quarter:], rate)
         self._sent += len(records)
@@ -255,10 +295,7 @@ class _Run:
             f"WHERE published_at_ms >= {began_ms} GROUP BY event_id)"
         )[0]
         total = self._rows(
-            "SELECT count() AS n, countIf(decided_at_ms > {k}) AS later "
-            "FROM scored_transactions_raw WHERE published_at_ms >= {b}".replace(
-                "{k}", str(killed_ms)
-            ).replace("{b}", str(began_ms))
+            f"SELECT count() AS n FROM scored_transactions_raw WHERE published_at_ms >= {began_ms}"
         )[0]
         if int(found["n"]) != len(records):
             msg = f"{len(records):,} payments around a failure gave {found['n']} rows"

@@ -1,6 +1,6 @@
 """How fast the market risk core is: ticks, fills, VaR; pure code, one thread, no broker.
 
-Run: python -m benchmarks.risk [--json]. Data is drawn from seeds, so nothing needs downloading.
+Run: python -m benchmarks.risk [--page] [--json]. Data is drawn from seeds: nothing is downloaded.
     Each figure is the best of several repetitions after a warm-up: on a shared machine the best is
     the one least disturbed; the median is printed beside it.
 """
@@ -8,18 +8,24 @@ Run: python -m benchmarks.risk [--json]. Data is drawn from seeds, so nothing ne
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
+from benchmarks.risk_page import measure_page
 from jobs.market_risk import bars, exposure, market, positions
 from jobs.market_risk.bars import BarBuilder
 from jobs.market_risk.engine import EngineConfig, FillColumns, MarkColumns, RiskEngine
 from jobs.market_risk.market import NO_PRICE, MarketState
+from jobs.market_risk.methods import METHODS, MethodKit, StreamMethod, method_risk
 from jobs.market_risk.portfolio import fast_tail_risk
 from jobs.market_risk.positions import PositionBook
 from jobs.market_risk.stress import Scenario
@@ -31,6 +37,7 @@ TICKS = 500_000
 POSITIONS = 1_000
 SCENARIOS = 500
 REPEATS = 15
+_KIT = MethodKit.of(SCENARIOS, 1_000)
 
 
 def _timed(run: Callable[[], object]) -> tuple[float, float]:
@@ -68,6 +75,12 @@ def _engine() -> tuple[RiskEngine, MarkColumns]:
     )
     price = random.integers(9_000, 11_000, POSITIONS)
     return engine, MarkColumns(text(names), 2 * one, price, one, NO_PRICE * one, -one)
+
+
+def _by_method(method: StreamMethod, pnl: NDArray[np.float64]) -> None:
+    kit = _KIT
+    simulated = kit.draws @ pnl if method == "montecarlo" else pnl
+    method_risk(method, kit, (0.95, 0.975, 0.99), pnl, simulated, pnl)
 
 
 def measure() -> dict[str, float]:
@@ -116,6 +129,10 @@ def measure() -> dict[str, float]:
             lambda: fast_tail_risk(shocks @ held, (0.95, 0.975, 0.99)),
         ),
         ("whole_evaluation_1000_positions", evaluate),
+        *(
+            (f"{method}_3_levels_26_portfolios", partial(_by_method, method, shocks @ held))
+            for method in METHODS
+        ),
     ):
         best, median = _timed(run)
         found[f"{name}_ms"] = round(best * 1000, 3)
@@ -124,10 +141,15 @@ def measure() -> dict[str, float]:
 
 
 @click.command()
+@click.option("--page", is_flag=True, help="Measure the page in a browser instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(as_json: bool) -> None:
-    """Measure the pure core of market risk."""
-    found = measure()
+def main(page: bool, as_json: bool) -> None:
+    """Measure the pure core of market risk, or how long a change takes to show on the page.
+
+    The way of a tick through Kafka and Flink into ClickHouse is measured by `riskstream demo-risk`.
+    """
+    found: dict[str, Any] = measure_page() if page else measure()
+    found["load_average"] = round(os.getloadavg()[0], 1)
     about = {"python": sys.version.split()[0], "numpy": np.__version__, "cpu": platform.machine()}
     if as_json:
         click.echo(json.dumps({**about, **found}, indent=2))

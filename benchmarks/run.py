@@ -91,7 +91,9 @@ def needed(contestant: Contestant, plan: Plan) -> int:
 @click.option("--rate", "rates", multiple=True, type=float, help="Rates instead of the usual.")
 @click.option("--seconds", default=10.0, show_default=True, help="How long each rate is held.")
 @click.option("--drain", type=int, help="Backlog of this many events at most.")
+@click.option("--compared", type=int, help="Compare this many payments instead of 24,000.")
 @click.option("--recovery", default=20.0, show_default=True, help="Load around a kill; 0: none.")
+@click.option("--surge", default=3.0, show_default=True, help="Seconds of surge; 0: none.")
 @click.option("--page", "only_page", is_flag=True, help="Only write the page from kept results.")
 @click.option("--home", default="/tmp/riskstream-bench", show_default=True)
 @click.option("--set", "overrides", multiple=True, help="A setting of riskstream, KEY=VALUE.")
@@ -102,7 +104,9 @@ def main(
     rates: Sequence[float],
     seconds: float,
     drain: int | None,
+    compared: int | None,
     recovery: float,
+    surge: float,
     only_page: bool,
     home: str,
     overrides: Sequence[str],
@@ -115,17 +119,21 @@ def main(
     if not only_page:
         chosen = contestants()
         if quick:
-            only, rates, seconds, drain, recovery = ("riskstream-thread",), (500.0,), 4.0, 20_000, 0
+            only, rates, seconds = ("riskstream-thread",), (500.0,), 4.0
+            drain, recovery, surge = 20_000, 0, 0
         if only:
             chosen = [one for one in chosen if one.name in only]
         plan = Plan(
-            equality=equality_stream(QUICK_EQUALITY_EVENTS if quick else EQUALITY_EVENTS),
+            equality=equality_stream(
+                compared or (QUICK_EQUALITY_EVENTS if quick else EQUALITY_EVENTS)
+            ),
             timed=(),
             drain_events=drain,
             warm_events=2_000 if quick else WARM_EVENTS,
             rates=rates or RATES,
             seconds=seconds,
             recovery_seconds=recovery,
+            surge_seconds=surge,
         )
         _measure_all(chosen, plan, home, overrides, out, quick)
     write_page(RESULTS, Path(__file__).parent / "README.md")

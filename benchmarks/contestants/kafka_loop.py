@@ -1,4 +1,4 @@
-"""The floor: kafka-python, a pandas frame a poll, and dictionaries of windows. No recovery of state.
+"""The floor: kafka-python, a pandas frame a poll, dictionaries of windows. State does not survive.
 
 Run as a program it is one worker: `python -m benchmarks.contestants.kafka_loop JOB.json`. Terminals
 of all partitions meet in one dictionary, so there can be only one worker.

@@ -36,15 +36,15 @@ class OnFlink:
         self, services: Services, flink: dict[str, object] | None = None
     ) -> Settings:
         settings = services.settings_of(self.name)
-        if flink:
-            tree_ = settings.model_dump()
-            tree_["flink"].update(flink)
-            settings = Settings.model_validate(tree_)
-        stack = self._stack = FlinkStack(settings, self._compilers, self._jars)
-        stack.down()
-        endpoints = stack.up()
         ready = settings.model_dump()
-        ready["flink"]["rest_url"] = endpoints.flink_rest_url
+        # A folder of its own: what a failed run leaves there is looked at, and gone with the next.
+        ready["home"] = settings.home / "cluster"
+        ready["flink"].update(flink or {})
+        stack = self._stack = FlinkStack(
+            Settings.model_validate(ready), self._compilers, self._jars
+        )
+        stack.down(purge=True)
+        ready["flink"]["rest_url"] = stack.up().flink_rest_url
         self._settings = Settings.model_validate(ready)
         return self._settings
 
@@ -76,7 +76,7 @@ class OnFlink:
         return None if size is None else int(size)
 
     def stop(self) -> None:
-        """Stop the cluster and delete its state."""
+        """Stop the cluster; its logs stay until the next start."""
         if self._stack is not None:
-            self._stack.down(purge=True)
+            self._stack.down()
             self._stack = None

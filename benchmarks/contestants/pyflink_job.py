@@ -54,7 +54,7 @@ class Decode(MapFunction):  # type: ignore[misc]
     def map(self, value: Any) -> dict[str, Any]:
         """Return one payment."""
         frame = FrameBatch.parse(bytes(value))
-        payment = self._decoder.decode(frame.value.bytes_at(0))
+        payment = self._decoder.decode(frame.value.bytes_at(0) or b"")
         payment["partition"] = int(frame.partition[0])
         payment["offset"] = int(frame.offset[0])
         payment["published_at_ms"] = int(frame.timestamp_ms[0])

@@ -68,27 +68,29 @@ final class Alerts implements KafkaRecordSerializationSchema<Payment> {
             new Reason(Rules.NAMES[rule], ReasonKind.rule, Rules.NAMES[rule], null, null, null));
       }
     }
-    return new Alert(
-        payment.eventId + ":fraud",
-        AlertKind.fraud,
-        blocked ? Severity.critical : Severity.warning,
-        "customer",
-        payment.customerId,
-        payment.eventId,
-        payment.eventTimeMs,
-        payment.score,
-        blocked ? workload.block() : workload.review(),
-        DECISIONS[payment.decision],
-        payment.amountMinor,
-        payment.currency,
-        reasons,
-        workload.modelVersion(),
-        workload.ruleSetVersion(),
-        workload.featureSetVersion(),
-        new Source(workload.transactions(), payment.partition, payment.offset),
-        payment.publishedAtMs,
-        payment.ingestedAtMs,
-        payment.decidedAtMs,
-        Map.of("terminal_id", payment.terminalId));
+    // The builder fills fields that the contract gained with a default.
+    return Alert.newBuilder()
+        .setAlertId(payment.eventId + ":fraud")
+        .setKind(AlertKind.fraud)
+        .setSeverity(blocked ? Severity.critical : Severity.warning)
+        .setEntityType("customer")
+        .setEntityId(payment.customerId)
+        .setEventId(payment.eventId)
+        .setEventTimeMs(payment.eventTimeMs)
+        .setScore(payment.score)
+        .setThreshold(blocked ? workload.block() : workload.review())
+        .setDecision(DECISIONS[payment.decision])
+        .setAmountMinor(payment.amountMinor)
+        .setCurrency(payment.currency)
+        .setReasons(reasons)
+        .setModelVersion(workload.modelVersion())
+        .setRuleSetVersion(workload.ruleSetVersion())
+        .setFeatureSetVersion(workload.featureSetVersion())
+        .setSource(new Source(workload.transactions(), payment.partition, payment.offset))
+        .setPublishedAtMs(payment.publishedAtMs)
+        .setIngestedAtMs(payment.ingestedAtMs)
+        .setDecidedAtMs(payment.decidedAtMs)
+        .setAttributes(Map.of("terminal_id", payment.terminalId))
+        .build();
   }
 }

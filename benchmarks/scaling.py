@@ -1,0 +1,109 @@
+"""How cost grows: a model of CPU by rate and shards, fitted, checked, and extended to more cores.
+
+    cores(rate, shards) = rate * event + batches(rate, shards) * batch + idle
+    batches(rate, shards) = min(rate, shards * ticks) * stages
+
+`batch` and the Python part of `event` are fitted in process on batch sizes (`stage_profile`); the
+whole of `event` and `idle` on the CPU that TaskManagers used under load at several rates. A model
+says what it was not fitted on: each rate is predicted from the others, and the error is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.windows import feature_set, online
+from jobs.windows.spec import Entity, FeatureSet, count, mean, money
+
+__all__ = ["fit_load", "predict", "sweep_declarations"]
+
+TICKS_PER_SECOND: Final = 200.0
+"""A batch is cut every 5 ms (`flink.batch_ms`)."""
+
+STAGES: Final = 2
+USABLE: Final = 0.8
+"""Share of the cores that a job may keep busy and still answer in time."""
+
+
+def fit_load(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Fit cores = idle + event * rate on (rate, cores used); needs three points or more.
+
+    The error of a point is that of the fit on all others, as a share of what was measured.
+    """
+    if len(points) < 3:
+        msg = f"fitting the cost under load needs three rates or more, was {len(points)}"
+        raise ValueError(msg)
+    idle, event = _line(points)
+    errors = []
+    for left_out, (rate, cores) in enumerate(points):
+        others = [point for at, point in enumerate(points) if at != left_out]
+        a, b = _line(others)
+        errors.append({"rate": rate, "cores": cores, "error": round((a + b * rate) / cores - 1, 3)})
+    return {
+        "idle_cores": round(idle, 4),
+        "us_per_event": round(event * 1e6, 3),
+        "left_out": errors,
+    }
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    rates = np.array([rate for rate, _ in points])
+    cores = np.array([used for _, used in points])
+    # By relative error: the smallest rate would otherwise not count at all.
+    weight = 1 / cores
+    design = np.stack([weight, rates * weight], axis=1)
+    solution = np.linalg.lstsq(design, cores * weight, rcond=None)[0]
+    return float(solution[0]), float(solution[1])
+
+
+def predict(
+    cores: int, us_per_event: float, us_per_batch: float, idle_cores: float, task_managers: int
+) -> dict[str, Any]:
+    """Return what `cores` cores that do nothing else would carry, at two shards a core.
+
+    Not in it: the network between machines, a key that is hotter than a core, Kafka's own limits.
+    """
+    shards = 2 * cores
+    managers = max(1, cores // 2)
+    idle = idle_cores / task_managers * managers
+    batches = shards * TICKS_PER_SECOND * STAGES * us_per_batch / 1e6
+    # When every shard's tick has a batch the fixed part no longer grows with the rate.
+    left = USABLE * cores - idle - batches
+    full = left / (us_per_event / 1e6)
+    if full < shards * TICKS_PER_SECOND:
+        full = (USABLE * cores - idle) / ((us_per_event + STAGES * us_per_batch) / 1e6)
+    return {
+        "cores": cores,
+        "shards": shards,
+        "task_managers": managers,
+        "events_per_second": round(full),
+        "events_per_second_per_core": round(full / cores),
+    }
+
+
+def sweep_declarations(batches: int = 40, per_key: int = 10) -> dict[str, Any]:
+    """Return the windows' cost by number of features (to 200) and length of windows (to 90 d)."""
+    lengths = ["1h", "6h", "1d", "7d", "30d", "90d"]
+    features = []
+    for wanted in (10, 50, 100, 200):
+        windows = tuple(f"{hours}h" for hours in range(1, wanted // 2 + 1))
+        declared = FeatureSet(
+            name="wide",
+            fields=(money("amount", "amount_minor"),),
+            entities=(
+                Entity("customer", "customer_id", (count(windows), mean("amount", windows))),
+            ),
+        )
+        features.append(
+            {"features": len(declared.names), **online(declared, 5_000, per_key, 500, batches)}
+        )
+    return {
+        "features": features,
+        "windows": [
+            {"window": length, **online(feature_set(length), 5_000, per_key, 500, batches)}
+            for length in lengths
+        ],
+    }
