@@ -14,7 +14,13 @@ import numpy as np
 from models.errors import ModelError
 from models.trees import LEAF, Trees, below, join_trees, round_down
 
-__all__ = ["trees_of_forest", "trees_of_isolation_forest", "trees_of_lightgbm", "trees_of_xgboost"]
+__all__ = [
+    "trees_of_forest",
+    "trees_of_isolation_forest",
+    "trees_of_lightgbm",
+    "trees_of_xgboost",
+    "unweighted_shares",
+]
 
 
 def trees_of_lightgbm(booster: Any) -> Trees:
@@ -106,13 +112,22 @@ def _trees_of_sklearn(tree: Any, value: Any) -> Trees:
     )
 
 
-def trees_of_forest(forest: Any) -> Trees:
-    """Read a RandomForestClassifier: the raw score is the mean share of class 1."""
-    parts = []
-    for estimator in forest.estimators_:
-        shares = estimator.tree_.value[:, 0, :]
-        parts.append(_trees_of_sklearn(estimator.tree_, shares[:, 1] / shares.sum(axis=1)))
+def trees_of_forest(forest: Any, weight: float = 1.0) -> Trees:
+    """Read a RandomForestClassifier: the raw score is the mean share of class 1.
+
+    Where class 1 weighed `weight` in training, each leaf's share is that of its unweighted rows.
+    """
+    parts = [
+        _trees_of_sklearn(estimator.tree_, unweighted_shares(estimator.tree_, weight))
+        for estimator in forest.estimators_
+    ]
     return join_trees(parts).scaled(1.0 / len(parts))
+
+
+def unweighted_shares(tree: Any, weight: float) -> Any:
+    """Return the share of class 1 among the rows of each node of one scikit-learn tree."""
+    other, fraud = tree.value[:, 0, 0], tree.value[:, 0, 1] / weight
+    return fraud / (other + fraud)
 
 
 def trees_of_isolation_forest(forest: Any) -> Trees:

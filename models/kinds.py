@@ -19,6 +19,7 @@ from models._libraries import (
     trees_of_isolation_forest,
     trees_of_lightgbm,
     trees_of_xgboost,
+    unweighted_shares,
 )
 from models.errors import ModelError
 from models.export import LinearModel, linear_model, tree_model
@@ -171,11 +172,12 @@ def fit(
     the log-odds are shifted back until the mean probability of the training rows is their rate of
     frauds. For a model without regularisation that is -log(weight) (Elkan, "The Foundations of
     Cost-Sensitive Learning", 2001, theorem 2); a boosted one, shrunk towards the prior it was
-    trained with, needs less. The shift is part of the exported model.
+    trained with, needs less. The shift is part of the exported model. A forest needs none: its
+    leaves keep the share of their rows, unweighted.
     """
     chosen = {**kind.defaults, **(parameters or {})}
     weight = 1.0
-    if imbalance == "weights" and kind.supervised and kind.name != "random_forest":
+    if imbalance == "weights" and kind.supervised:
         weight = float((~is_fraud).sum() / is_fraud.sum())
     with warnings.catch_warnings():
         # Libraries warn about their own deprecations while fitting; none of it concerns the caller.
@@ -247,11 +249,11 @@ def _fit_lightgbm(
         verbose=-1,
     )
     model.fit(rows, is_fraud, sample_weight=_weights(is_fraud, weight))
-    shift = _shift(model.booster_.predict(rows, raw_score=True), is_fraud, weight)
+    shift = _shift(np.asarray(model.booster_.predict(rows, raw_score=True)), is_fraud, weight)
     trees = trees_of_lightgbm(model.booster_).scaled(1.0, -shift)
 
     def score(test: Rows) -> NDArray[np.float64]:
-        return _sigmoid(model.booster_.predict(test, raw_score=True) - shift)
+        return _sigmoid(np.asarray(model.booster_.predict(test, raw_score=True)) - shift)
 
     return Fitted(kind, chosen, tree_model(trees, "logistic"), trees, _calibration(shift), score)
 
@@ -281,14 +283,27 @@ def _fit_random_forest(
     from sklearn.ensemble import RandomForestClassifier
 
     model = RandomForestClassifier(**chosen, random_state=seed, n_jobs=2)
-    model.fit(rows, is_fraud)
-    trees = trees_of_forest(model)
+    model.fit(rows, is_fraud, sample_weight=_weights(is_fraud, weight))
+    trees = trees_of_forest(model, weight)
+    calibration = "none" if weight == 1.0 else f"leaf shares of rows, frauds weighed {weight:.6g}"
 
     def score(test: Rows) -> NDArray[np.float64]:
-        scores: NDArray[np.float64] = model.predict_proba(test)[:, 1]
+        scores: NDArray[np.float64]
+        if weight == 1.0:
+            scores = model.predict_proba(test)[:, 1]
+            return scores
+        # Which leaf is the library's word; what its rows were is ours.
+        leaves = model.apply(test)
+        scores = np.mean(
+            [
+                unweighted_shares(tree.tree_, weight)[leaves[:, number]]
+                for number, tree in enumerate(model.estimators_)
+            ],
+            axis=0,
+        )
         return scores
 
-    return Fitted(kind, chosen, tree_model(trees, "identity"), trees, "none", score)
+    return Fitted(kind, chosen, tree_model(trees, "identity"), trees, calibration, score)
 
 
 def _fit_isolation_forest(

@@ -13,7 +13,7 @@ from connectors.settings import Settings
 from jobs.cli.context import settings_of
 from jobs.windows.durations import duration_ms
 
-__all__ = ["drift", "look_for_drift"]
+__all__ = ["DURATION", "drift", "look_for_drift"]
 
 
 class _Duration(click.ParamType):  # type: ignore[type-arg]
@@ -28,6 +28,10 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
             return duration_ms(value)
         except ValueError as e:
             self.fail(str(e), param, ctx)
+
+
+DURATION = _Duration()
+"""A duration such as 90s, 15m, 6h or 7d, as milliseconds."""
 
 
 def look_for_drift(
@@ -55,17 +59,17 @@ def look_for_drift(
 
 
 @click.command()
-@click.option("--window", type=_Duration(), default="1h", show_default=True, help="Event time.")
+@click.option("--window", type=DURATION, default="1h", show_default=True, help="Event time.")
 @click.option(
     "--grace",
-    type=_Duration(),
+    type=DURATION,
     default="5m",
     show_default=True,
     help="Event time to wait after a window before it is compared.",
 )
 @click.option(
     "--label-delay",
-    type=_Duration(),
+    type=DURATION,
     default="7d",
     show_default=True,
     help="After this long an event without a label is genuine.",

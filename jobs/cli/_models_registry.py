@@ -20,6 +20,7 @@ from models.registry import Registry
 __all__ = [
     "activate",
     "challenge",
+    "check_model",
     "list_models",
     "publish_order",
     "register",
@@ -230,8 +231,12 @@ def _order(
         click.echo(where, err=True)
 
 
-def _check(settings: Settings, registry: Registry, version: str) -> None:
-    # The same gate as in the operator, before anyone hears of it: refused here costs nothing.
+def check_model(settings: Settings, registry: Registry, version: str) -> None:
+    """Pass a model through the operator's own gate, before anyone hears of it.
+
+    Raises:
+        ModelRefusedError: with the code of the check that failed.
+    """
     from jobs.fraud.features import FRAUD_FEATURES
     from models.gate import admit
 
@@ -281,7 +286,7 @@ def activate(
     """
     registry = _registry(ctx)
     version = registry.resolve(model)
-    _check(settings_of(ctx), registry, version)
+    check_model(settings_of(ctx), registry, version)
     arguments = _route(route_field, route_value)
     _order(ctx, "activate_model", version, arguments, dry_run=dry_run, as_json=as_json)
 
@@ -298,7 +303,7 @@ def shadow(ctx: click.Context, model: str, dry_run: bool, as_json: bool) -> None
     """
     registry = _registry(ctx)
     version = registry.resolve(model)
-    _check(settings_of(ctx), registry, version)
+    check_model(settings_of(ctx), registry, version)
     _order(ctx, "shadow_model", version, {}, dry_run=dry_run, as_json=as_json)
 
 
@@ -320,7 +325,7 @@ def challenge(ctx: click.Context, model: str, share: float, dry_run: bool, as_js
     """
     registry = _registry(ctx)
     version = registry.resolve(model)
-    _check(settings_of(ctx), registry, version)
+    check_model(settings_of(ctx), registry, version)
     _order(
         ctx, "challenge_model", version, {"share": repr(share)}, dry_run=dry_run, as_json=as_json
     )

@@ -1,4 +1,4 @@
-"""`riskstream models train` and `retrain`."""
+"""`riskstream models train`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 
 from jobs.cli.context import settings_of
 
-__all__ = ["retrain", "train"]
+__all__ = ["bars", "train"]
 
 KIND_NAMES = ("logistic", "lightgbm", "xgboost", "random_forest", "isolation_forest")
 
@@ -29,7 +29,7 @@ def _dated(value: str) -> dt.date:
 
 
 @contextmanager
-def _bars() -> Iterator[Any]:
+def bars() -> Iterator[Any]:
     """Yield a progress callback: bars on a terminal's stderr, silence elsewhere."""
     if not sys.stderr.isatty():
         yield lambda stage, done, total: None
@@ -96,7 +96,7 @@ def train_to_registry(
     table = build_features(file, FRAUD_FEATURES)
     data = prepare(table, table.customer_id, table.is_fraud)
     _say(f"training {kind} on {len(data.rows):,} rows of history")
-    with _bars() as tell:
+    with bars() as tell:
         run = run_training(data, plan, tell)
     folder = package(
         run,
@@ -260,78 +260,3 @@ def train(
         source=source,
     )
     _print_result(result, as_json)
-
-
-@click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--train-days", type=click.IntRange(1), default=7, show_default=True)
-@click.option("--delay-days", type=click.IntRange(0), default=7, show_default=True)
-@click.option("--test-days", type=click.IntRange(1), default=7, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--trials", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--champion", help="Model to beat; the champion of this registry by default.")
-@click.option(
-    "--promote",
-    is_flag=True,
-    help="Activate the candidate if it beats the champion; else shadow it.",
-)
-@click.option("--dry-run", is_flag=True, help="Train, compare and register; publish nothing.")
-@click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
-@click.pass_context
-def retrain(
-    ctx: click.Context,
-    file: Path,
-    train_days: int,
-    delay_days: int,
-    test_days: int,
-    seed: int,
-    trials: int,
-    champion: str | None,
-    promote: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Train a candidate of the champion's kind on the newest days of FILE and shadow it.
-
-    Meant for a scheduler, or for whoever follows the drift topic. The candidate and the champion
-    score the same test days; it beats the champion when the lower end of the interval of the
-    difference in average precision (resampled customers) is above zero.
-
-    Example: riskstream models retrain last_month.parquet
-    """
-    from jobs.cli._models_registry import publish_order
-    from jobs.fraud.features import FRAUD_FEATURES
-    from jobs.windows.offline import build_features
-    from models.registry import Registry
-    from models.retraining import retrain as run_retraining
-    from models.training import prepare
-
-    settings = settings_of(ctx)
-    registry = Registry(settings.models.registry)
-    opponent = registry.resolve(champion) if champion else registry.champion()
-    table = build_features(file, FRAUD_FEATURES)
-    data = prepare(table, table.customer_id, table.is_fraud)
-    with _bars() as tell:
-        result = run_retraining(
-            data,
-            registry,
-            opponent,
-            FRAUD_FEATURES.version,
-            days=(train_days, delay_days, test_days),
-            seed=seed,
-            trials=trials,
-            created_at_ms=time.time_ns() // 1_000_000,
-            source=file.name,
-            progress=tell,
-        )
-    kind = "activate_model" if promote and result.comparison.better else "shadow_model"
-    control = publish_order(settings, registry, kind, result.version, {}, dry_run=dry_run)
-    if as_json:
-        click.echo(json.dumps({**result.to_dict(), "control": control.to_record()}))
-        return
-    compared = result.comparison
-    click.echo(
-        f"{result.version}: average precision {compared.candidate:.4f}, champion {opponent} "
-        f"{compared.champion:.4f}, difference {compared.low:+.4f} to {compared.high:+.4f} (95 %)"
-    )
-    click.echo(f"{kind}{' (dry run)' if dry_run else ''}")

@@ -16,7 +16,8 @@ from jobs.cli._models_registry import (
     shadow,
     show,
 )
-from jobs.cli._models_train import retrain, train
+from jobs.cli._models_retrain import promote, retrain
+from jobs.cli._models_train import train
 
 __all__ = ["models"]
 
@@ -32,6 +33,7 @@ def models() -> None:
 for _command in (
     train,
     retrain,
+    promote,
     drift,
     list_models,
     show,

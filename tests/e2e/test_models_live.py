@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 from click.testing import CliRunner
 from confluent_kafka import Producer
 
 from connectors.clickhouse import ClickHouseClient
 from connectors.control import publish_control
+from connectors.evidence import ranges_of, read_range
 from connectors.flink import FlinkCluster
 from connectors.frames import shard_of
 from connectors.kafka import librdkafka_config
@@ -26,9 +29,14 @@ from jobs.fraud.accounts import audit_fraud
 from jobs.submission import submit_job
 from models.control import make_control
 from models.registry import Registry, default_version
+from schemas.avro import RecordDecoder
 from schemas.columns import StringColumn
+from schemas.contract import contract
+from schemas.registry import open_registry
 from tests.support.fraud_stream import FraudStream
 from tests.support.models import BROKEN, amount_model, break_model
+
+DRIFT = ("--window", "10s", "--grace", "0", "--label-delay", "20s", "--least-rows", "100")
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -128,6 +136,18 @@ class Live:
             ended.set()
             thread.join()
 
+    def label(self, every: int) -> None:
+        """Call every n-th scored payment a fraud, a second after it happened."""
+        rows = self.clickhouse.rows(
+            "SELECT event_id, customer_id, terminal_id, event_time_ms FROM scored_transactions "
+            "ORDER BY event_id"
+        )[::every]
+        stream = FraudStream(self.settings, customers=2, limit=2)
+        stream.send(stream.fraud(row, row["event_time_ms"] + 1_000) for row in rows)
+        self.wait_until(
+            "every label", lambda: self.one("SELECT count() AS n FROM labels") == len(rows)
+        )
+
     def after_more(self, seconds: float = 1.0) -> None:
         """Let payments be scored by what is in force now."""
         time.sleep(seconds)
@@ -196,6 +216,7 @@ def test_models_change_under_load_at_one_row_of_every_shard_and_nothing_is_lost(
         assert listed[one] == "champion"
         assert "Model" in live.run("models", "show", one)
     live.wait_until("every row", lambda: live.scored() >= sent[0])
+    live.label(every=7)
 
     rows = live.clickhouse.rows(
         "SELECT event_id, customer_id, terminal_id, channel, model_version, decided_at_ms, "
@@ -258,3 +279,73 @@ def test_models_change_under_load_at_one_row_of_every_shard_and_nothing_is_lost(
     assert shadowed
     assert {(row["shadow"], row["champion"]) for row in shadowed} == {(one, default)}
     FlinkCluster(live.settings.flink.rest_url or "").cancel(job_id)
+
+
+def test_live_windows_are_compared_with_the_reference_as_scipy_would(
+    stack_settings: Settings,
+) -> None:
+    live = Live(stack_settings)
+    version = default_version()
+    told = json.loads(live.run("models", "drift", *DRIFT, "--json", exit_code=1).splitlines()[-1])
+    assert told["windows"] >= 2
+    rows = live.clickhouse.rows("SELECT * FROM drift FINAL WHERE breached")
+    assert told["alerts"] == len(
+        {(row["model_version"], row["feature"], row["window_start"]) for row in rows}
+    )
+    topic = live.settings.kafka.topics.name("drift_alerts")
+    decoder = RecordDecoder(open_registry(live.settings.schemas), contract("alert"))
+    alerts = [
+        decoder.decode(message.value())
+        for message in read_range(live.settings.kafka, ranges_of(live.settings.kafka, topic))
+    ]
+    assert len({alert["alert_id"] for alert in alerts}) == len(alerts) == told["alerts"]
+    assert {(alert["kind"], alert["decision"]) for alert in alerts} == {("drift", "drift")}
+
+    # One whole window of the default model, all of its rows read by other means.
+    (window,) = live.clickhouse.rows(
+        "SELECT toUnixTimestamp64Milli(window_start) AS start, min(events) AS n FROM drift FINAL "
+        "WHERE model_version = {model:String} AND measure = 'ks' AND events < 5000 "
+        "GROUP BY start ORDER BY n DESC LIMIT 1",
+        {"model": version},
+    )
+    manifest = live.registry.manifest(version)
+    reference = live.registry.reference(manifest)
+    assert reference is not None
+    seen = live.clickhouse.rows(
+        f"SELECT {', '.join(manifest.features)}, score FROM scored_transactions "
+        "WHERE model_version = {model:String} AND intDiv(event_time_ms, 10000) = {w:Int64}",
+        {"model": version, "w": int(window["start"]) // 10_000},
+    )
+    assert len(seen) == int(window["n"])
+    measured = live.clickhouse.rows(
+        "SELECT feature, value FROM drift FINAL WHERE model_version = {model:String} "
+        "AND measure = 'ks' AND toUnixTimestamp64Milli(window_start) = {start:Int64}",
+        {"model": version, "start": window["start"]},
+    )
+    assert len(measured) == len(manifest.features) + 1
+    for row in measured:
+        column = [*manifest.features, "score"].index(row["feature"])
+        cells = np.array([one[row["feature"]] for one in seen], np.float32)
+        oracle = scipy.stats.ks_2samp(reference[:, column], cells)
+        assert row["value"] == pytest.approx(oracle.statistic, abs=1e-9), row["feature"]
+
+    # Recall of the rows whose labels are in, counted from the rows themselves.
+    for quality in told["quality"]:
+        judged = live.clickhouse.rows(
+            "SELECT decision != 'approve' AS flagged, count() AS n FROM scored_transactions AS s "
+            "JOIN labels AS l ON s.event_id = l.event_id WHERE s.model_version = {model:String} "
+            "AND s.event_time_ms >= {first:Int64} AND s.event_time_ms <= {last:Int64} "
+            "GROUP BY flagged",
+            {
+                "model": quality["model_version"],
+                "first": quality["window_start"],
+                "last": quality["as_of"] - 20_000,
+            },
+        )
+        frauds = {bool(row["flagged"]): int(row["n"]) for row in judged}
+        if frauds:
+            expected = frauds.get(True, 0) / sum(frauds.values())
+            assert quality["recall"] == pytest.approx(expected)
+
+    again = json.loads(live.run("models", "drift", *DRIFT, "--json").splitlines()[-1])
+    assert (again["windows"], again["alerts"]) == (0, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,14 @@ class FraudStream:
             record["event_time_ms"],
             payment=record,
         )
+
+    def fraud(self, payment: Mapping[str, Any], labelled_at_ms: int) -> Record:
+        """Return the record that calls a payment a fraud, keyed by its customer."""
+        names = ("event_id", "customer_id", "terminal_id", "event_time_ms")
+        label = {name: payment[name] for name in names}
+        label |= {"is_fraud": True, "labelled_at_ms": labelled_at_ms, "source": "simulator"}
+        key = str(payment["customer_id"]).encode()
+        return Record(self.labels, key, self._label.encode(label), labelled_at_ms, label=label)
 
     def _simulate(self, customers: int, limit: int, seed: int) -> list[Record]:
         population = Population(seed=seed, customers=customers, terminals=customers)

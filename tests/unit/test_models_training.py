@@ -21,7 +21,7 @@ from models.package import package
 from models.protocol import DAY_MS, Period, folds_of, split_by_time
 from models.registry import Registry, default_version
 from models.report import report_html
-from models.session import open_model
+from models.session import open_model, open_session
 from models.training import Plan, prepare, train
 from models.trees import raw_scores
 
@@ -115,8 +115,6 @@ def test_every_kind_exports_what_its_library_says(kind: str, missing: bool) -> N
     rows = DATA.rows[4000:7000].copy()
     if missing and kind != "random_forest":
         rows[::5, 1] = np.nan
-    from models.session import open_session
-
     scores = open_session(fitted.onnx).run(None, {"features": rows})[0].reshape(-1)
     np.testing.assert_allclose(scores, fitted.library_scores(rows), atol=1e-5)
     assert (
@@ -135,13 +133,17 @@ def test_a_file_without_amounts_or_labels_cannot_be_trained_on(amounts, labels) 
         prepare(table, np.zeros(1), labels)
 
 
-@pytest.mark.parametrize("kind", ["logistic", "lightgbm", "xgboost"])
+@pytest.mark.parametrize("kind", ["logistic", "lightgbm", "xgboost", "random_forest"])
 def test_weighting_frauds_keeps_probabilities_near_the_fraud_rate(kind: str) -> None:
     rows, fraud = DATA.rows[:6000], DATA.is_fraud[:6000]
     fitted = fit(kind_named(kind), rows, fraud, 3, SMALL[kind], imbalance="weights")
     mean = fitted.library_scores(DATA.rows[6000:]).mean()
     assert mean == pytest.approx(DATA.is_fraud[6000:].mean(), rel=0.35)
-    assert fitted.calibration.startswith("prior shift")
+    assert fitted.calibration != "none"
+    plain = fit(kind_named(kind), rows, fraud, 3, SMALL[kind])
+    assert fitted.onnx != plain.onnx, "the weights must have been used"
+    scores = open_session(fitted.onnx).run(None, {"features": DATA.rows[6000:]})[0].reshape(-1)
+    np.testing.assert_allclose(scores, fitted.library_scores(DATA.rows[6000:]), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [one.name for one in KINDS])
@@ -185,19 +187,41 @@ def test_training_twice_gives_the_same_measures() -> None:
     assert first.evaluation == second.evaluation
 
 
-def test_contributions_equal_lightgbm_and_add_up_on_ten_thousand_random_events() -> None:
+def _events(count: int) -> np.ndarray:
+    generator = np.random.default_rng(8)
+    rows = DATA.rows[generator.integers(0, len(DATA.rows), count)]
+    rows = (rows * generator.uniform(0.5, 1.5, rows.shape)).astype(np.float32)
+    rows[generator.random(rows.shape) < 0.02] = np.nan
+    return rows
+
+
+@pytest.mark.parametrize("kind", [one.name for one in KINDS])
+def test_contributions_add_up_to_the_score_on_ten_thousand_random_events(kind: str) -> None:
+    run = train(DATA, _plan(kind))
+    folder = package(run, DATA, "adding", "v1", 123)
+    model = open_model(folder.manifest, folder.model, DATA.names)
+    rows = _events(10_000).astype(np.float64)
+    explained = model.explainer().explain(rows)
+    raw = explained.contributions.sum(axis=1) + explained.base
+    score = {
+        "log_odds": lambda one: 1 / (1 + np.exp(-one)),
+        "probability": lambda one: one,
+        "path_length": np.exp2,
+    }[model.explainer().scale](raw)
+    np.testing.assert_allclose(score, model.score_rows(rows), atol=2e-6)
+    assert not explained.error.any()
+
+
+def test_contributions_equal_lightgbm() -> None:
     model = lightgbm.LGBMClassifier(n_estimators=40, num_leaves=31, verbose=-1, n_jobs=1)
     model.fit(DATA.rows, DATA.is_fraud)
     trees = trees_of_lightgbm(model.booster_)
-    generator = np.random.default_rng(8)
-    rows = DATA.rows[generator.integers(0, len(DATA.rows), 10_000)]
-    rows = (rows * generator.uniform(0.5, 1.5, rows.shape)).astype(np.float32)
+    rows = np.nan_to_num(_events(2_000))
     paths = leaf_paths(trees)
     shares = shapley_values(paths, rows)
-    raw = raw_scores(trees, rows)
-    np.testing.assert_allclose(shares.sum(axis=1) + paths.base, raw, atol=1e-9)
-    theirs = model.booster_.predict(rows[:2000], pred_contrib=True)
-    np.testing.assert_allclose(shares[:2000], theirs[:, :-1], atol=1e-9)
+    np.testing.assert_allclose(shares.sum(axis=1) + paths.base, raw_scores(trees, rows), atol=1e-9)
+    theirs = model.booster_.predict(rows, pred_contrib=True)
+    np.testing.assert_allclose(shares, theirs[:, :-1], atol=1e-9)
     assert paths.base == pytest.approx(theirs[0, -1], abs=1e-9)
 
 
