@@ -79,8 +79,11 @@ class FlinkMetrics:
         buckets[-1].inc(times)
 
     def gauge(self, name: str, value: int) -> None:
-        if name not in self._gauges:
-            self._group.gauge(name, lambda: self._gauges[name])
+        # A counter that is moved to the value. In thread mode a Python gauge is called by Flink's
+        # metrics thread, also after its task ended and took the interpreter state with it: that
+        # ended the TaskManager with SIGSEGV (PyFlink 2.3.0, MetricGauge.getValue) when a job was
+        # cancelled or restarted while somebody looked at its metrics.
+        self.count(name, value - self._gauges.get(name, 0))
         self._gauges[name] = value
 
 
