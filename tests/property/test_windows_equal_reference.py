@@ -12,13 +12,34 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.windows import state_log
+from jobs.windows import spec, state_log
 from jobs.windows.batch import Kind, RowFlag
-from jobs.windows.spec import FeatureSet
+from jobs.windows.spec import (
+    Entity,
+    FeatureSet,
+    count,
+    decayed_count,
+    decayed_sum,
+    distance,
+    distinct,
+    first_seen,
+    last_value,
+    maximum,
+    mean,
+    minimum,
+    rate_of_change,
+    ratio,
+    since_first,
+    since_last,
+    speed,
+    std,
+    total,
+    zscore,
+)
 from jobs.windows.state_log import MemoryLog, StateLog
 from jobs.windows.store import ShardStore
 from tests.reference.windows_reference import Reference, Row
-from tests.reference.windows_sets import EVERYTHING, TILED, batch_of
+from tests.reference.windows_sets import EVERYTHING, FIELDS, FILTERS, TILED, batch_of
 
 CALM = settings(
     deadline=None,
@@ -27,7 +48,7 @@ CALM = settings(
 )
 KEYS = st.sampled_from(["k1", "k2", None, ""])
 IDS = st.one_of(st.none(), st.integers(0, 30).map(str))
-FIELDS = st.fixed_dictionaries(
+VALUES = st.fixed_dictionaries(
     {
         "amount_minor": st.one_of(st.none(), st.integers(0, 1500), st.integers(-(10**12), 10**12)),
         "risk": st.one_of(st.none(), st.integers(-4000, 4000).map(lambda v: v / 8)),
@@ -41,22 +62,23 @@ FIELDS = st.fixed_dictionaries(
 @st.composite
 def streams(draw: st.DrawFn, longest: int = 60, drift: int = 3_000) -> list[Row]:
     """Draw rows whose time wanders forwards, with stragglers, repeats and labels between them."""
-    rows, now = [], 100_000
+    rows: list[Row] = []
+    events: list[Row] = []
+    now = 100_000
     for _ in range(draw(st.integers(1, longest))):
         now += draw(st.sampled_from([0, 0, 500, 1_000, drift]))
         late = draw(st.sampled_from([0, 0, 0, 0, 500, 4_000, 12_000, 40_000, 90_000]))
         kind = draw(st.sampled_from([Kind.EVENT] * 5 + [Kind.LABEL] * 2 + [Kind.IGNORE]))
-        rows.append(
-            Row(
-                kind,
-                draw(KEYS),
-                now - late,
-                draw(IDS),
-                draw(FIELDS) if kind is Kind.EVENT else {},
-                draw(st.booleans()),
-                draw(st.integers(0, 3)),
-            )
-        )
+        key, event_id = draw(KEYS), draw(IDS)
+        if kind is Kind.LABEL and events and draw(st.integers(0, 3)):
+            # Of one of the last events, so that labels are found, repeated and corrected.
+            labelled = draw(st.sampled_from(events[-4:]))
+            key, event_id = labelled.key, labelled.event_id
+        fields = draw(VALUES) if kind is Kind.EVENT else {}
+        fraud, revision = draw(st.booleans()), draw(st.integers(0, 3))
+        rows.append(Row(kind, key, now - late, event_id, fields, fraud, revision))
+        if kind is Kind.EVENT:
+            events.append(rows[-1])
     return rows
 
 
@@ -92,6 +114,97 @@ def check_against_reference(feature_set: FeatureSet, rows: list[Row], cuts: list
 @given(streams(), st.lists(st.integers(0, 1000), max_size=6))
 def test_every_aggregation_equals_the_reference(rows: list[Row], cuts: list[int]) -> None:
     check_against_reference(EVERYTHING, rows, cuts)
+
+
+WORDS = (
+    lambda w, d: count(w, delay=d),
+    lambda w, d: count(w, field="amount", delay=d),
+    lambda w, d: count(w, filter="large", delay=d),
+    lambda w, d: total("amount", w, delay=d),
+    lambda w, d: total("risk", w, filter="fraud", delay=d),
+    lambda w, d: mean("risk", w, delay=d),
+    lambda w, d: mean("amount", w, filter="fraud", delay=d),
+    lambda w, d: minimum("amount", w, delay=d),
+    lambda w, d: maximum("risk", w, delay=d),
+    lambda w, d: std("amount", w, delay=d),
+    lambda w, d: distinct("shop", w, delay=d),
+    lambda w, d: ratio("fraud", w, delay=d),
+    lambda w, d: ratio("at_a", w, delay=d),
+    lambda w, d: last_value("amount", w, delay=d),
+    lambda w, d: decayed_count("3s", w, delay=d),
+    lambda w, d: decayed_sum("risk", "1s", w, delay=d),
+    lambda w, _: zscore("risk", w),
+    lambda w, _: since_last(w),
+    lambda w, _: since_first(w),
+    lambda w, _: rate_of_change("risk", w),
+    lambda w, _: first_seen(w),
+    lambda w, _: first_seen(w, field="shop"),
+    lambda w, _: distance(w),
+    lambda w, _: speed(w),
+)
+
+
+@st.composite
+def feature_sets(draw: st.DrawFn) -> FeatureSet:
+    """Draw a declaration: some words of the language, each over windows of its own."""
+    seconds = st.sampled_from(["1s", "2s", "5s", "13s", "60s", "2d"])
+    windows = st.lists(seconds, min_size=1, max_size=2, unique=True).map(tuple)
+    delays = st.sampled_from([None, "1s", "7s"])
+    chosen = draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=8, unique=True))
+    features = tuple(word(draw(windows), draw(delays)) for word in chosen)
+    lateness = draw(st.sampled_from(["1s", "5s", "1h"]))
+    entity = Entity("customer", "customer_id", features)
+    return FeatureSet("drawn", FIELDS, (entity,), filters=FILTERS, allowed_lateness=lateness)
+
+
+@CALM
+@given(feature_sets(), streams(), st.lists(st.integers(0, 1000), max_size=6))
+def test_every_declaration_equals_the_reference(
+    drawn: FeatureSet, rows: list[Row], cuts: list[int]
+) -> None:
+    check_against_reference(drawn, rows, cuts)
+
+
+def test_every_word_of_the_language_is_held_against_the_reference() -> None:
+    words = [
+        name
+        for name, word in vars(spec).items()
+        if getattr(word, "__annotations__", {}).get("return") == "Aggregation"
+        and not name.startswith("_")
+    ]
+    drawn = {word(("1s",), None).operation for word in WORDS}
+    assert {a.operation for a in EVERYTHING.entity("customer").features} == drawn
+    # Each word is an operation of its own.
+    assert len(drawn) == len(words) == 18
+
+
+def test_the_streams_hold_every_unpleasantness() -> None:
+    seen = RowFlag(0)
+    corrected = equal_times = 0
+
+    @settings(deadline=None, max_examples=300, derandomize=True, database=None)
+    @given(streams())
+    def look(rows: list[Row]) -> None:
+        nonlocal seen, corrected, equal_times
+        _, flags = scores(ShardStore(EVERYTHING, "customer"), [rows])
+        for flag in flags:
+            seen |= RowFlag(int(flag))
+        taken: dict[tuple[str | None, str | None], bool] = {}
+        for row, flag in zip(rows, flags, strict=True):
+            if row.kind is Kind.LABEL and not flag:
+                place = (row.key, row.event_id)
+                corrected += taken.get(place, row.is_fraud) != row.is_fraud
+                taken[place] = row.is_fraud
+        times = [(row.key, row.time) for row in rows if row.kind is Kind.EVENT]
+        equal_times += len(times) - len(set(times))
+
+    look()
+    everything = RowFlag(0)
+    for flag in RowFlag:
+        everything |= flag
+    assert seen == everything & ~RowFlag.TILED
+    assert corrected > 0, "no label was ever corrected"
+    assert equal_times > 0
 
 
 def hot_stream(seed: int) -> list[Row]:
