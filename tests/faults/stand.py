@@ -64,7 +64,7 @@ def stack_settings(home: Path, *overrides: str) -> Settings:
             "kafka.topics.partitions=2",
             "flink.checkpoint_interval_ms=2000",
             "flink.checkpoint_timeout_ms=30000",
-            "clickhouse.gather_ms=250",
+            "clickhouse.gather_ms=1000",
             "clickhouse.timeout_ms=5000",
             "local.high_availability=true",
             "local.task_manager_memory_mb=1024",
