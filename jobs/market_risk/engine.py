@@ -33,7 +33,7 @@ from jobs.market_risk.methods import METHODS, MethodKit, StreamMethod
 from jobs.market_risk.names import Names
 from jobs.market_risk.positions import AppliedFills, PositionBook
 from jobs.market_risk.reference import FxTable, Instrument
-from jobs.market_risk.revaluation import GREEKS, UnitGreeks, option_pnl, unit_greeks
+from jobs.market_risk.revaluation import GREEKS, OptionIndex, UnitGreeks, option_pnl, unit_greeks
 from jobs.market_risk.stress import Scenario, ScenarioSet
 from schemas.columns import StringColumn
 
@@ -132,6 +132,7 @@ class _Described:
     multiplier: NDArray[np.int64]
     margin_rate: NDArray[np.float64]
     liquidity_root: NDArray[np.float64]
+    options: OptionIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +348,7 @@ class RiskEngine:
                 np.array([item.multiplier for item in terms], np.int64),
                 np.array([item.margin_rate for item in terms]),
                 np.sqrt(np.maximum([item.liquidity_days for item in terms], 1.0)),
+                OptionIndex.of(terms, self.instruments.texts),
             )
             self._shocks_cache = None
         return self._terms_cache
@@ -368,16 +370,15 @@ class RiskEngine:
         return self._groups_cache
 
     def _market(self, described: _Described, spot: NDArray[np.float64]) -> Market:
-        names = self.instruments.texts
-        terms = described.terms
+        terms, now_ms = described.terms, self.event_time_ms
         if self._shocks_cache is None:
-            self._shocks_cache = self._make_shocks(terms, names)
+            self._shocks_cache = self._make_shocks(described)
         found = self._shocks_cache
         fx = described.rates / 10.0**RATE_SCALE * described.multiplier
-        options, pnl = option_pnl(terms, names, spot, found.matrix, self.event_time_ms)
+        options, pnl = option_pnl(terms, described.options, spot, found.matrix, now_ms)
         simulated = np.zeros((len(found.simulated), 0))
         if len(options):
-            _, simulated = option_pnl(terms, names, spot, found.simulated, self.event_time_ms)
+            _, simulated = option_pnl(terms, described.options, spot, found.simulated, now_ms)
         return Market(
             found.matrix,
             found.history,
@@ -391,17 +392,15 @@ class RiskEngine:
             found.kit,
         )
 
-    def _make_shocks(self, terms: list[Instrument], names: tuple[str, ...]) -> _Shocks:
-        shocks, history, _ = self.scenarios.matrix(names, [one.kind for one in terms])
+    def _make_shocks(self, described: _Described) -> _Shocks:
+        names, kinds = self.instruments.texts, [one.kind for one in described.terms]
+        shocks, history, _ = self.scenarios.matrix(names, kinds)
         kit = MethodKit.of(history, self.config.simulated) if history >= 2 else None
         simulated = np.zeros((0, len(names)))
         if kit is not None:
             simulated = np.zeros((len(kit.draws), len(names)))
             # Only underlyings of options need shocks; all else is drawn as P&L.
-            under = sorted(
-                {names.index(str(one.underlying_id)) for one in terms
-                 if one.is_option and one.underlying_id in names}
-            )  # fmt: skip
+            under = np.unique(described.options.under)
             simulated[:, under] = np.maximum(kit.draws @ shocks[:history, under], -1.0)
         return _Shocks(
             shocks, history, ShockTails.of(shocks, history, self.config.levels), kit, simulated
@@ -410,7 +409,7 @@ class RiskEngine:
     def _greeks(
         self, described: _Described, spot: NDArray[np.float64], positions: PositionMoney
     ) -> UnitGreeks:
-        unit = unit_greeks(described.terms, self.instruments.texts, spot, self.event_time_ms)
+        unit = unit_greeks(described.terms, described.options, spot, self.event_time_ms)
         fx = described.rates / 10.0**RATE_SCALE * described.multiplier
         held = positions.quantity * fx[positions.instrument]
         return UnitGreeks(*(getattr(unit, name)[positions.instrument] * held for name in GREEKS))

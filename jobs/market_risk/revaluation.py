@@ -12,13 +12,39 @@ from numpy.typing import NDArray
 from jobs.market_risk.options import OptionTerms, greeks, revalue
 from jobs.market_risk.reference import YEAR_MS, Instrument
 
-__all__ = ["GREEKS", "UnitGreeks", "option_pnl", "option_terms", "unit_greeks"]
+__all__ = ["GREEKS", "OptionIndex", "UnitGreeks", "option_pnl", "option_terms", "unit_greeks"]
 
 GREEKS: Final = ("delta", "gamma", "vega", "theta", "rho")
 """Fields of `UnitGreeks`, in order."""
 
 _DAYS: Final = 365
 """Theta is shown for one day of the year that options count (actual/365)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptionIndex:
+    """Which of some instruments are options with terms, and where their underlyings are."""
+
+    options: NDArray[np.int64]
+    under: NDArray[np.int64]
+
+    @staticmethod
+    def of(terms: Sequence[Instrument], names: Sequence[str]) -> OptionIndex:
+        """Look through the instruments once; `names` are theirs, in the same order."""
+        options = [index for index, item in enumerate(terms) if item.is_option]
+        place = {name: index for index, name in enumerate(names)} if options else {}
+        pairs = [
+            (index, place[str(terms[index].underlying_id)])
+            for index in options
+            if str(terms[index].underlying_id) in place
+        ]
+        found = np.array(pairs, np.int64).reshape(-1, 2)
+        return OptionIndex(found[:, 0], found[:, 1])
+
+    def priced(self, spot: NDArray[np.float64]) -> OptionIndex:
+        """Return those whose underlying has a price."""
+        known = np.isfinite(spot[self.under])
+        return self if known.all() else OptionIndex(self.options[known], self.under[known])
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +67,7 @@ class UnitGreeks:
 
 
 def unit_greeks(
-    terms: Sequence[Instrument], names: Sequence[str], spot: NDArray[np.float64], now_ms: int
+    terms: Sequence[Instrument], index: OptionIndex, spot: NDArray[np.float64], now_ms: int
 ) -> UnitGreeks:
     """Return the Greeks of one unit of each instrument; unknown prices give zeros.
 
@@ -50,25 +76,25 @@ def unit_greeks(
     """
     rows = np.zeros((5, len(terms)))
     rows[0] = np.where(np.isfinite(spot), spot, 0.0)
-    options, under = _revaluable(terms, names, spot)
-    if len(options):
-        chosen = [terms[index] for index in options.tolist()]
-        at = spot[under]
+    found = index.priced(spot)
+    if len(found.options):
+        chosen = [terms[place] for place in found.options.tolist()]
+        at = spot[found.under]
         volatility = np.array([item.volatility for item in chosen])
-        found = greeks(at, volatility, option_terms(chosen, now_ms))
-        rows[:, options] = (
-            found.delta * at,
-            found.gamma * at * at / 100,
-            found.vega / 100,
-            found.theta / _DAYS,
-            found.rho / 100,
+        unit = greeks(at, volatility, option_terms(chosen, now_ms))
+        rows[:, found.options] = (
+            unit.delta * at,
+            unit.gamma * at * at / 100,
+            unit.vega / 100,
+            unit.theta / _DAYS,
+            unit.rho / 100,
         )
     return UnitGreeks(*rows)
 
 
 def option_pnl(
     terms: Sequence[Instrument],
-    names: Sequence[str],
+    index: OptionIndex,
     spot: NDArray[np.float64],
     shocks: NDArray[np.float64],
     now_ms: int,
@@ -81,18 +107,18 @@ def option_pnl(
 
     Args:
         terms: of each instrument.
-        names: of each instrument, in the same order.
+        index: of the same instruments.
         spot: price of one unit, NaN unknown, shape (instruments,).
         shocks: relative price changes, shape (scenarios, instruments).
         now_ms: event time, for the time to expiry.
     """
-    found, under = _revaluable(terms, names, spot)
-    if not len(found):
-        return found, np.empty((len(shocks), 0))
-    chosen = [terms[index] for index in found.tolist()]
+    found = index.priced(spot)
+    if not len(found.options):
+        return found.options, np.empty((len(shocks), 0))
+    chosen = [terms[place] for place in found.options.tolist()]
     volatility = np.array([item.volatility for item in chosen])
-    pnl = revalue(spot[under], volatility, option_terms(chosen, now_ms), shocks[:, under])
-    return found, pnl
+    at, moved = spot[found.under], shocks[:, found.under]
+    return found.options, revalue(at, volatility, option_terms(chosen, now_ms), moved)
 
 
 def option_terms(options: Sequence[Instrument], now_ms: int) -> OptionTerms:
@@ -105,19 +131,3 @@ def option_terms(options: Sequence[Instrument], now_ms: int) -> OptionTerms:
         np.array([item.dividend_yield for item in options]),
         np.array([item.right == "call" for item in options], np.bool_),
     )
-
-
-def _revaluable(
-    terms: Sequence[Instrument], names: Sequence[str], spot: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    # The options with terms and a price of their underlying, and those underlyings.
-    options = [index for index, item in enumerate(terms) if item.is_option]
-    place = {name: index for index, name in enumerate(names)} if options else {}
-    pairs = [
-        (index, place[str(terms[index].underlying_id)])
-        for index in options
-        if str(terms[index].underlying_id) in place
-    ]
-    pairs = [pair for pair in pairs if np.isfinite(spot[pair[1]])]
-    found = np.array(pairs, np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
