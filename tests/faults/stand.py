@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError
 
-from connectors.clickhouse import ClickHouseClient
+from connectors.clickhouse import ClickHouseClient, ClickHouseRefused
 from connectors.evidence import ranges_of, read_range
 from connectors.flink import FlinkCluster, FlinkError
 from connectors.frames import event_time_header, write_frame
@@ -39,6 +39,7 @@ __all__ = ["Recovery", "Stand", "StandError", "process_tree", "stack_settings"]
 
 POLL_SECONDS: Final = 0.5
 CLEAN_SECONDS: Final = 240.0
+UNKNOWN: Final = frozenset({60, 81})
 START_SECONDS: Final = 480.0
 RECOVERY_SECONDS: Final = 360.0
 # Payments are normal when those of this long are all there and none was late.
@@ -194,7 +195,12 @@ class Stand:
         """Return the number `n` of a query over the view `{v}`; -1 while ClickHouse is away."""
         try:
             rows = self.clickhouse.rows(query.format(v="scored_transactions"))
-        except RiskstreamError:
+        except RetryableError:
+            return -1
+        except ClickHouseRefused as e:
+            # The table is not there yet, or a fault has hidden it.
+            if e.code not in UNKNOWN:
+                raise
             return -1
         return int(rows[0]["n"])
 
@@ -319,8 +325,8 @@ class Stand:
             return False
         # Only parts of the last minute are read: a look must not slow down what it looks at.
         late = self.one(
-            "SELECT if(count(), toInt64(quantile(0.9)(decided_at_ms - published_at_ms)), 999999) "
-            f"AS n FROM {SCORED_TABLE} WHERE inserted_at > now64(3) - INTERVAL 1 MINUTE "
+            "SELECT if(count() > 0, toInt64(quantile(0.9)(decided_at_ms - published_at_ms)), "
+            f"999999) AS n FROM {SCORED_TABLE} WHERE inserted_at > now64(3) - INTERVAL 1 MINUTE "
             f"AND published_at_ms BETWEEN {first_ms} AND {last_ms}"
         )
         self._lateness_ms = late
@@ -329,7 +335,7 @@ class Stand:
     def _row_lag_ms(self) -> int:
         """Return how long after its decision a row is stored these days, at most but few."""
         return self.one(
-            "SELECT if(count(), toInt64(quantile(0.9)(toUnixTimestamp64Milli(inserted_at) - "
+            "SELECT if(count() > 0, toInt64(quantile(0.9)(toUnixTimestamp64Milli(inserted_at) - "
             f"decided_at_ms)), 1000) AS n FROM {SCORED_TABLE} "
             "WHERE inserted_at > now64(3) - INTERVAL 20 SECOND"
         )
