@@ -70,6 +70,8 @@ def bare_costs(workload: Workload, rows: int = 500, repeats: int = 20) -> dict[s
     client = workload.profile_client()
     lookup = parts.profiles("customer", _NoMetrics())
     lookup._client_factory = lambda: client  # noqa: SLF001 - no server in this measurement
+    for one in taken:
+        lookup.lookup(one.text("customer_id"))
     costs = {
         "frames_us": fastest_us(lambda at: FrameBatch.parse(cuts[at]), repeats, rows),
         "decode_us": fastest_us(lambda at: intake.read(cuts[at]), repeats, rows),

@@ -18,12 +18,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.contestants.payments import FEATURES
+from benchmarks.flames import record_java, record_python
 from benchmarks.load import AlertTimes, percentiles, send_at_rate, send_flat_out
-from benchmarks.processes import cpu_seconds, resident_bytes
+from benchmarks.processes import cpu_seconds, resident_bytes, tree
 from benchmarks.reference import Expected, Reference
 from benchmarks.services import Services
 from benchmarks.workload import Record
@@ -44,6 +47,7 @@ SCORE_TOLERANCE: Final = 1e-6
 WITHIN_REACH: Final = 1.0
 # p99 is meaningless when the generator itself was late.
 RECOVERY_RATE: Final = 1_000.0
+FLAME_SECONDS: Final = 8
 
 
 class UnequalResultsError(RuntimeError):
@@ -62,6 +66,7 @@ class Plan:
     seconds: float
     recovery_seconds: float
     surge_seconds: float
+    flames: Path | None = None
 
 
 def measure(
@@ -107,6 +112,9 @@ def measure(
         if plan.surge_seconds:
             result["surge"] = run.surge(0.15 * maximum, plan.surge_seconds)
             say(f"{contestant.title}: surge over after {result['surge']['recovered_seconds']} s")
+        result["task_managers"] = len(run.workers)
+        if plan.flames is not None and contestant.name.startswith("riskstream"):
+            run.sample_stacks(0.5 * maximum, plan.flames)
         if plan.recovery_seconds:
             rate = min(RECOVERY_RATE, 0.5 * maximum)
             result["recovery"] = run.recover(rate, plan.recovery_seconds)
@@ -133,12 +141,16 @@ class _Run:
         self._at = 0
 
     def take(self, count: int) -> Sequence[Record]:
-        """Return the next records of the timed stream."""
+        """Return the next records of the timed stream: fewer where it ends, but some.
+
+        Raises:
+            RuntimeError: when none is left.
+        """
         records = self._plan.timed[self._at : self._at + count]
-        if len(records) < count:
-            msg = f"the timed stream is {self._at + count - len(self._plan.timed)} records short"
+        if not records:
+            msg = f"the timed stream of {len(self._plan.timed):,} records is used up"
             raise RuntimeError(msg)
-        self._at += count
+        self._at += len(records)
         return records
 
     def compare(self, records: Sequence[Record], rate: float, began: float) -> dict[str, Any]:
@@ -276,6 +288,26 @@ class _Run:
             "slowest_ms": max((int(one["worst"]) for one in slices), default=0),
             "recovered_seconds": round(max(0, max(slow, default=0) - marks[1]) / 1000, 1),
         }
+
+    @property
+    def workers(self) -> list[int]:
+        """Return the processes that a TaskManager or a worker is, without what they started."""
+        every = self._contestant.processes()
+        return [pid for pid in every if not any(pid in tree(one)[1:] for one in every)]
+
+    def sample_stacks(self, rate: float, folder: Path) -> None:
+        """Draw flame graphs of the first worker under load."""
+        name, worker = self._contestant.name, self.workers[0]
+        records = self.take(int(rate * (2 * FLAME_SECONDS + 4)))
+        sender = Thread(target=send_at_rate, args=(self._kafka, self._topic, records, rate))
+        sender.start()
+        try:
+            record_python(worker, FLAME_SECONDS, folder / f"flame_{name}_python.svg")
+            record_java(worker, FLAME_SECONDS, folder / f"flame_{name}_java.svg")
+        finally:
+            sender.join()
+            self._sent += len(records)
+            self._wait(self._sent, STALL_SECONDS)
 
     def recover(self, rate: float, seconds: float) -> dict[str, Any]:
         """Kill a worker after a quarter of the load; return for how long nothing was decided."""

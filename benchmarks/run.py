@@ -19,17 +19,21 @@ from typing import Any, Final
 
 import click
 
+from benchmarks.bare import per_record_costs
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.contestants.java_flink import JavaFlink
 from benchmarks.contestants.ours import Ours
 from benchmarks.contestants.payments import Job
 from benchmarks.contestants.pyflink_records import PyFlinkRecords
 from benchmarks.contestants.python_engines import Bytewax, KafkaLoop, Quix
+from benchmarks.limits import efficiency, measure_limits
 from benchmarks.measure import Plan, measure
 from benchmarks.page import write_page
 from benchmarks.processes import machine
 from benchmarks.reference import Reference
+from benchmarks.scaling import fit_load, predict, sweep_declarations
 from benchmarks.services import Services, job_document
+from benchmarks.stage_profile import fit_cost, measure_stages
 from benchmarks.workload import SEED, Record, Workload
 from connectors.producers.simulator import DEFAULT_START_MS
 from connectors.profiles import redis_client
@@ -44,6 +48,9 @@ QUICK_EQUALITY_EVENTS: Final = 3_000
 # Weeks after the last of the compared stream, so that no window holds events of both.
 TIMED_START_MS: Final = DEFAULT_START_MS + 400 * 86_400_000
 WARM_EVENTS: Final = 20_000
+OURS: Final = "riskstream-thread"
+# Events/s; a faster contestant meets a shorter surge.
+MOST_EXPECTED: Final = 30_000
 
 
 def contestants() -> list[Contestant]:
@@ -81,8 +88,11 @@ def equality_stream(events: int) -> Sequence[Record]:
 def needed(contestant: Contestant, plan: Plan) -> int:
     """Return how long a timed stream the contestant can use at most."""
     drain = min(contestant.drain_events, plan.drain_events or contestant.drain_events)
-    # 80 % of a maximum that is not known yet: no more than the drained events in the same time.
-    return int(plan.warm_events + drain + (sum(plan.rates) + 60_000) * plan.seconds + 60_000)
+    # 80 % of a maximum that is not known yet, the surge, a kill and the sampling of stacks.
+    unknown = 0.8 * plan.seconds + 2.25 * plan.surge_seconds + (10 if plan.flames else 0)
+    fastest = min(MOST_EXPECTED, 2 * drain)
+    known = plan.warm_events + drain + sum(plan.rates) * plan.seconds
+    return int(known + fastest * unknown + 1_000 * plan.recovery_seconds)
 
 
 @click.command()
@@ -94,6 +104,7 @@ def needed(contestant: Contestant, plan: Plan) -> int:
 @click.option("--compared", type=int, help="Compare this many payments instead of 24,000.")
 @click.option("--recovery", default=20.0, show_default=True, help="Load around a kill; 0: none.")
 @click.option("--surge", default=3.0, show_default=True, help="Seconds of surge; 0: none.")
+@click.option("--flames", is_flag=True, help="Also sample this engine's stacks under load.")
 @click.option("--page", "only_page", is_flag=True, help="Only write the page from kept results.")
 @click.option("--home", default="/tmp/riskstream-bench", show_default=True)
 @click.option("--set", "overrides", multiple=True, help="A setting of riskstream, KEY=VALUE.")
@@ -107,6 +118,7 @@ def main(
     compared: int | None,
     recovery: float,
     surge: float,
+    flames: bool,
     only_page: bool,
     home: str,
     overrides: Sequence[str],
@@ -119,7 +131,7 @@ def main(
     if not only_page:
         chosen = contestants()
         if quick:
-            only, rates, seconds = ("riskstream-thread",), (500.0,), 4.0
+            only, rates, seconds = (OURS,), (500.0,), 4.0
             drain, recovery, surge = 20_000, 0, 0
         if only:
             chosen = [one for one in chosen if one.name in only]
@@ -134,6 +146,7 @@ def main(
             seconds=seconds,
             recovery_seconds=recovery,
             surge_seconds=surge,
+            flames=RESULTS if flames else None,
         )
         _measure_all(chosen, plan, home, overrides, out, quick)
     write_page(RESULTS, Path(__file__).parent / "README.md")
@@ -175,9 +188,43 @@ def _measure_all(
                 }
             if not quick:
                 store(f"contestant_{contestant.name}{out}", result)
+                if contestant.name == OURS and "drained" in result:
+                    _limits(services, workload, result, out)
             click.echo(json.dumps(result, indent=1))
     finally:
         services.down()
+
+
+def _limits(services: Services, workload: Workload, ours: dict[str, Any], out: str) -> None:
+    """Measure the parts in the same run, and what growth would cost."""
+    costs = measure_limits(services, workload)
+    used = ours["drained"]["cpu_us_per_event"]
+    store(
+        f"limits{out}",
+        {
+            "costs": costs,
+            "efficiency": efficiency(costs, used),
+            "per_record": per_record_costs(Workload(2_000)),
+        },
+    )
+    points = [(run["rate"], run["cores_used"]) for run in ours["at_rate"]]
+    scaling: dict[str, Any] = {"declarations": sweep_declarations()}
+    if len(points) >= 3:
+        load = scaling["load"] = fit_load(points)
+        runs = measure_stages(sizes=(5, 50, 500, 5_000), batches=60)
+        stages = {"runs": [run.summary() for run in runs], "model": fit_cost(runs)}
+        store(f"stages{out}", stages)
+        scaling["predicted"] = [
+            predict(
+                cores,
+                used,
+                stages["model"]["fixed_us_per_batch"] / 2,
+                load["idle_cores"],
+                ours["task_managers"],
+            )
+            for cores in (2, 16, 256)
+        ]
+    store(f"scaling{out}", scaling)
 
 
 def _say(text: str) -> None:

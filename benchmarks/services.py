@@ -91,15 +91,14 @@ class FlinkStack(LocalStack):
     def _plan(self, document: dict[str, Any] | None) -> Plan:
         plan = super()._plan(document)
         parts = tuple(
-            replace(part, argv=self._adapted(part.argv))
-            if part.name.startswith("taskmanager")
-            else part
-            for part in plan.parts
+            replace(part, argv=self._adapted(part.name, part.argv)) for part in plan.parts
         )
         return replace(plan, parts=parts)
 
-    def _adapted(self, argv: tuple[str, ...]) -> tuple[str, ...]:
-        words = [word for word in argv if self._compilers == "quick" or word != ONE_COMPILER]
+    def _adapted(self, name: str, argv: tuple[str, ...]) -> tuple[str, ...]:
+        # The JobManager only builds the graph, for which it needs the classes, not the compilers.
+        full = self._compilers == "all" and name.startswith("taskmanager")
+        words = [word for word in argv if not full or word != ONE_COMPILER]
         at = words.index("-cp") + 1
         words[at] = ":".join([words[at], *self._jars])
         return tuple(words)
