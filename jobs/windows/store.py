@@ -29,6 +29,7 @@ from jobs.windows import _kernels as kernels
 from jobs.windows import _layout as layout
 from jobs.windows._key_kernels import pack_keys
 from jobs.windows._memory import reserve_words
+from jobs.windows._restore_kernels import count_runs
 from jobs.windows.batch import EventBatch, Kind, Processed
 from jobs.windows.delta import Chunk, decode_chunk, encode_chunk, field_table, join_chunks
 from jobs.windows.plan import EntityPlan, compile_entity
@@ -109,9 +110,8 @@ class ShardStore:
         out = np.full((n, len(self.plan.features)), np.nan)
         flags = np.zeros(n, np.uint8)
         hashes = hash_strings(batch.key)
-        changed = self._run(
-            batch.kind, batch.event_time_ms, batch.key, hashes, ids, raw, valid, labels, out, flags
-        )
+        key, times = batch.key, batch.event_time_ms
+        changed = self._run(batch.kind, times, key, hashes, ids, raw, valid, labels, out, flags, n)
         kernels.prune_slots(PRUNE_SLOTS, *self._prunable())
         delta = self._delta(batch, ids, raw, valid, labels, changed)
         return Processed(out, flags, delta)
@@ -182,10 +182,12 @@ class ShardStore:
         labels: NDArray[np.int64],
         out: NDArray[np.float64] | None,
         flags: NDArray[np.uint8],
+        most_keys: int,
     ) -> NDArray[np.uint8]:
         n = len(kind)
         changed = np.zeros(n, np.uint8)
-        self._grow(n, int(np.maximum(key.lengths, 0).sum(dtype=np.int64)))
+        labelled = int(np.count_nonzero(kind)) if self.plan.uses_labels else 0
+        self._grow(most_keys, labelled, int(np.maximum(key.lengths, 0).sum(dtype=np.int64)))
         plan, reached = self.plan, 0
         evaluate = out is not None
         target = np.empty((1, len(plan.features))) if out is None else out
@@ -228,14 +230,14 @@ class ShardStore:
                 self._grow_arena(int(self._meta[layout.NEED]))
         return changed
 
-    def _grow(self, rows: int, key_bytes: int) -> None:
+    def _grow(self, new_keys: int, new_waits: int, key_bytes: int) -> None:
         meta = self._meta
-        slots = int(meta[layout.SLOTS]) + rows
+        slots = int(meta[layout.SLOTS]) + new_keys
         if slots > len(self._slots):
             grown = _slot_table(max(slots, 2 * len(self._slots)))
             grown[: len(self._slots)] = self._slots
             self._slots = grown
-        keys = int(meta[layout.KEYS]) + rows
+        keys = int(meta[layout.KEYS]) + new_keys
         if 2 * keys > len(self._table):
             size = 1 << (3 * keys).bit_length()
             self._table = np.zeros(size, np.int64)
@@ -243,7 +245,7 @@ class ShardStore:
         top = int(meta[layout.KEY_TOP]) + key_bytes
         if top > len(self._key_bytes):
             self._key_bytes = _enlarged(self._key_bytes, top)
-        waits = int(meta[layout.WAITS]) + rows
+        waits = int(meta[layout.WAITS]) + new_waits
         if waits > len(self._waits):
             self._waits = _enlarged(self._waits, waits)
 
@@ -304,17 +306,22 @@ class ShardStore:
             events = chunk.time_ms[chunk.kind == Kind.EVENT]
             clock = int(events.max(initial=layout.NEVER))
             self._meta[layout.CLOCK] = max(int(self._meta[layout.CLOCK]), clock)
+            sorted_key = StringColumn(key.data, key.starts[order], key.lengths[order])
+            hashes = hashes[order]
+            # Room for every row to bring a new key would be ten times what it takes.
+            most_keys = count_runs(key.data, sorted_key.starts, sorted_key.lengths, hashes)
             self._run(
                 chunk.kind[order],
                 chunk.time_ms[order],
-                StringColumn(key.data, key.starts[order], key.lengths[order]),
-                hashes[order],
+                sorted_key,
+                hashes,
                 chunk.id_hash[order],
                 np.ascontiguousarray(raw[:, order]),
                 valid[order],
                 chunk.label[order],
                 None,
                 np.zeros(len(chunk), np.uint8),
+                most_keys,
             )
             rows += len(chunk)
         return rows

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jobs.windows import delta, state_log
+from jobs.windows import store as store_module
 from jobs.windows.batch import EventBatch, Kind, RowFlag
 from jobs.windows.delta import CHUNK_VERSION, decode_chunk, encode_chunk
 from jobs.windows.errors import StateFormatError
@@ -258,3 +259,19 @@ def test_views_and_read_only_arrays_are_taken_as_they_are() -> None:
     other = ShardStore(EVERYTHING, "customer").process(viewed)
     assert one.features.tobytes() == other.features.tobytes()
     assert one.delta == other.delta
+
+
+def test_keys_that_share_a_hash_are_restored_as_keys_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def one_hash(column: StringColumn) -> np.ndarray:
+        return np.where(column.lengths < 0, 0, 77).astype(np.int64)
+
+    monkeypatch.setattr(store_module, "hash_strings", one_hash)
+    rows = [Row(Kind.EVENT, f"k{i}", 1_000 + i, None, {"amount_minor": 100}) for i in range(700)]
+    undisturbed, restored = (ShardStore(EVERYTHING, "customer") for _ in range(2))
+    restored.restore([undisturbed.process(batch_of(rows)).delta])
+    assert restored.stats().keys == 700
+    again = [Row(Kind.EVENT, row.key, 3_000, None, {"amount_minor": 7}) for row in rows]
+    ours, theirs = (s.process(batch_of(again)) for s in (restored, undisturbed))
+    assert ours.features.tobytes() == theirs.features.tobytes()
