@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jobs.windows.batch import EventBatch
-from jobs.windows.durations import HOUR_MS
+from jobs.windows.durations import DAY_MS, HOUR_MS
 from jobs.windows.spec import Entity, FeatureSet, count, maximum, minimum, number
 from jobs.windows.store import ShardStore
 from schemas.columns import NumberColumn, StringColumn
@@ -30,7 +30,7 @@ KINDS = FeatureSet(
             "group",
             "group",
             (
-                count(("10s", "1h"), field="value"),
+                count(("10s", "1h", "30d"), field="value"),
                 minimum("value", ("10s",)),
                 maximum("value", ("10s",)),
             ),
@@ -97,4 +97,25 @@ def test_tumbling_hourly_counts_per_group_equal_the_golden_answers(folder: Path)
     ]
     probes = [(row["event_type"], milliseconds(row["hour"]) + HOUR_MS - 1) for row in golden]
     position = KINDS.names_of("group").index("group_value_count_1h")
+    assert asked(events, probes)[:, position].tolist() == [row["count"] for row in golden]
+
+
+def test_tumbling_hourly_counts_of_all_groups_equal_the_golden_answers(folder: Path) -> None:
+    golden = lines(folder / "golden_tight_watermark.jsonl.gz")
+    events = [
+        ("all", milliseconds(row["timestamp"]), 1) for row in lines(folder / "input_cars.jsonl.gz")
+    ]
+    # The time of such a row is the end of its window.
+    probes = [("all", milliseconds(row["timestamp"]) - 1) for row in golden]
+    position = KINDS.names_of("group").index("group_value_count_1h")
+    assert asked(events, probes)[:, position].tolist() == [row["count"] for row in golden]
+
+
+def test_a_window_of_thirty_days_equals_the_golden_answer(folder: Path) -> None:
+    golden = lines(folder / "golden_month_loose_watermark.jsonl.gz")
+    events = [
+        ("all", milliseconds(row["timestamp"]), 1) for row in lines(folder / "input_cars.jsonl.gz")
+    ]
+    probes = [("all", milliseconds(row["month"]) + 30 * DAY_MS - 1) for row in golden]
+    position = KINDS.names_of("group").index("group_value_count_30d")
     assert asked(events, probes)[:, position].tolist() == [row["count"] for row in golden]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,3 +58,16 @@ def test_no_event_of_the_handbook_is_late_or_repeated(
 
 def test_the_default_set_is_the_amount_and_the_handbooks_fourteen() -> None:
     assert set(FRAUD_FEATURES.names) == {"amount", *PUBLISHED}
+
+
+def test_sums_over_the_slice_are_those_on_record(
+    computed: tuple[FeatureTable, object], shared_data: Callable[[str], Path]
+) -> None:
+    table, _ = computed
+    record = json.loads((shared_data("fraud_handbook") / "expected.json").read_text())
+    assert len(table) == record["feature_slice"]["2018-04-01..2018-05-15"]
+    sums = {
+        column: float(table.matrix[:, table.names.index(feature)].sum())
+        for feature, column in PUBLISHED.items()
+    }
+    assert sums == pytest.approx(record["feature_slice_sums"], rel=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from jobs.cli.features import features
 from jobs.fraud.features import FRAUD_FEATURES
 from jobs.windows.durations import DAY_MS
 from jobs.windows.lineage import RecordedEvent, RecordedLabel, trace
-from jobs.windows.offline import build_features
+from jobs.windows.offline import OfflineRun, build_features
 from jobs.windows.verify import differences
 
 DECLARATION = str(Path(__file__).parents[2] / "jobs" / "fraud" / "features.py")
@@ -78,6 +79,26 @@ def test_chunks_of_a_file_cannot_be_seen(tmp_path: Path, monkeypatch: pytest.Mon
     parts = build_features(source, FRAUD_FEATURES)
     assert parts.matrix.tobytes() == whole.matrix.tobytes()
     assert whole.matrix[:, FRAUD_FEATURES.names.index("terminal_fraud_rate_7d_delay_7d")].any()
+
+
+def test_memory_of_a_long_file_is_that_of_its_windows() -> None:
+    offline = OfflineRun(FRAUD_FEATURES, 7 * DAY_MS)
+    held = []
+    for part in range(20):
+        rows = np.arange(part * 1_000, (part + 1) * 1_000)
+        columns = {
+            "event_id": pa.array(rows).cast(pa.string()),
+            "event_time_ms": pa.array(START + rows * DAY_MS // 25),
+            "customer_id": pa.array(rows % 40).cast(pa.string()),
+            "terminal_id": pa.array(rows % 10).cast(pa.string()),
+            "amount_minor": pa.array(rows % 900),
+            "is_fraud": pa.array(rows % 50 == 0),
+        }
+        offline.process(columns)
+        held.append(max(store.stats().memory_bytes for store in offline.stores))
+    # 800 days in parts of 40, of which windows, delays and lateness reach back 38.
+    assert held[-1] == held[5]
+    assert all(store.stats().events < 3_000 for store in offline.stores)
 
 
 def test_a_missing_column_is_named_with_what_to_do(tmp_path: Path) -> None:
