@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -151,7 +152,12 @@ def _started(module: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
     line = process.stdout.readline() if process.stdout else ""
     if line.startswith("{"):
         return process, str(json.loads(line)["url"])
-    return process, "http" + line.split("http", 1)[1].split()[0].rstrip(",")
+    found = re.search(r" on (\S+:\d+),", line)
+    if found is None:
+        _stop(process)
+        msg = f"starting {module}: expected an address, was {line!r}"
+        raise RuntimeError(msg)
+    return process, f"http://{found[1]}"
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

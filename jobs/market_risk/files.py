@@ -2,13 +2,17 @@
 
 Columns are found by name, whatever the case: vendors write `timestamp`, `ts`, `date`; `amount`,
 `size`, `qty`. Times are recognised by type and magnitude (seconds to nanoseconds) or as ISO and
-compact text. A file without a header (its first line starts with a time) is read as time, bid, ask,
-volume when it has four columns and as time, price, size with three.
+compact text, by one form for the whole column. Fields are separated by commas, semicolons, tabs or
+bars, whichever the first line has most of; behind semicolons a comma may be the decimal point.
+Numbers may have commas between thousands. A file without a header (its first line starts with a
+time) is read as time, bid, ask, volume when it has four columns and as time, price, size with
+three; a first line of numbers alone is no header either.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -41,8 +45,15 @@ TIME_NAMES: Final = (
 )
 _TEXT_FORMATS: Final = (
     *("%Y%m%d %H%M%S%f", "%Y%m%d %H:%M:%S.%f", "%Y%m%d %H:%M:%S", "%Y%m%d", "%Y-%m-%d %H:%M:%S %z"),
-    *("%d/%m/%Y %H:%M:%S", "%d/%m/%Y", "%m/%d/%Y", "%d-%b-%Y", "%d %b %Y"),
+    *("%d-%b-%Y", "%d %b %Y"),
 )
+_SLASHED_FORMS: Final = (
+    *("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S"),
+    *("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M"),
+)
+_SLASHED: Final = re.compile(r"\d{1,2}/\d{1,2}/\d{4}")
+_DECIMAL_COMMA: Final = re.compile(r"(^|;)\s*-?\d+,\d+\s*(;|$)")
+_THOUSANDS: Final = r"^[+-]?\d{1,3}(,\d{3})*(\.\d*)?$"
 
 
 class InputFileError(FatalError):
@@ -58,16 +69,30 @@ def read_table(path: Path) -> pa.Table:
     try:
         if ".parquet" in path.suffixes or ".pq" in path.suffixes:
             return pa.parquet.read_table(path)
-        names = _names_without_header(path)
-        options = pa.csv.ReadOptions(column_names=names)
+        separator, point = _form(path)
+        names = _names_without_header(path, separator)
         convert = pa.csv.ConvertOptions(
-            strings_can_be_null=True, null_values=["", "NA", "NaN", "nan", "null", "None", "N/A"]
+            strings_can_be_null=True,
+            null_values=["", "NA", "NaN", "nan", "null", "None", "N/A"],
+            decimal_point=point,
         )
         with pa.input_stream(str(path), compression="detect") as stream:
-            table = pa.csv.read_csv(stream, read_options=options, convert_options=convert)
+            table = pa.csv.read_csv(
+                stream,
+                read_options=pa.csv.ReadOptions(column_names=names),
+                parse_options=pa.csv.ParseOptions(delimiter=separator),
+                convert_options=convert,
+            )
     except (OSError, pa.ArrowException) as e:
         msg = f"reading {path.name!r}: expected CSV (plain or compressed) or Parquet: {e}"
         raise InputFileError(msg) from e
+    again = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if again:
+        msg = (
+            f"reading {path.name!r}: expected one header line that names each column once, was "
+            f"{again!r} more than once; of two header lines keep one, as date,AAPL,MSFT"
+        )
+        raise InputFileError(msg)
     return pa.table(
         {
             name: _trimmed(column)
@@ -127,7 +152,8 @@ def find_time(table: pa.Table) -> str | None:
     first = table.schema.field(0)
     if pa.types.is_string(first.type) and table.num_rows and table[0][0].is_valid:
         try:
-            _parse(table[0][0].as_py(), dt.UTC)
+            if not _SLASHED.match(table[0][0].as_py()):
+                _parse(table[0][0].as_py(), dt.UTC)
         except ValueError:
             return None
         return str(first.name)
@@ -159,11 +185,10 @@ def times_ms(column: pa.ChunkedArray, time_zone: str = "UTC") -> NDArray[np.int6
             return _flat(column.cast(pa.timestamp("ms", column.type.tz)).cast(pa.int64()))
         if pa.types.is_date(kind):
             return _flat(column.cast(pa.timestamp("ms")).cast(pa.int64()))
-        stamps = [_parse(text, zone) for text in column.to_pylist()]
+        return np.array(_parse_all(column.to_pylist(), zone), np.int64)
     except (ValueError, AttributeError, ZoneInfoNotFoundError, pa.ArrowException) as e:
         msg = f"reading times: expected epoch numbers or ISO text: {e}"
         raise InputFileError(msg) from e
-    return np.array(stamps, np.int64)
 
 
 def numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
@@ -189,12 +214,28 @@ def texts(table: pa.Table, name: str) -> tuple[NDArray[np.int32], list[str]]:
     return encoded.indices.to_numpy().astype(np.int32), encoded.dictionary.to_pylist()
 
 
-def _names_without_header(path: Path) -> list[str] | None:
+def _first_lines(path: Path) -> list[str]:
     with pa.input_stream(str(path), compression="detect") as stream:
-        first = stream.read(4096).decode("utf-8", "replace").splitlines()[:1]
-    fields = first[0].split(",") if first else []
+        lines: list[str] = stream.read(65_536).decode("utf-8", "replace").splitlines()
+    return lines[:2]
+
+
+def _form(path: Path) -> tuple[str, str]:
+    # The separator of fields, and the decimal point.
+    lines = _first_lines(path)
+    bare = re.sub(r'"[^"]*"', "", lines[0]) if lines else ""
+    separator = max(",;\t|", key=lambda one: (bare.count(one), one == ","))
+    comma = separator == ";" and any(_DECIMAL_COMMA.search(line) for line in lines)
+    return separator, "," if comma else "."
+
+
+def _names_without_header(path: Path, separator: str) -> list[str] | None:
+    lines = _first_lines(path)
+    fields = [field.strip().strip('"') for field in lines[0].split(separator)] if lines else []
+    if fields and all(_is_number(field) for field in fields) and len(fields) < 3:
+        return ["price"] if len(fields) == 1 else ["timestamp", "price"]
     try:
-        lead = fields[0].strip().strip('"')
+        lead = fields[0]
         if not (lead.isdecimal() and len(lead) >= 9):
             _parse(lead, dt.UTC)
         float(fields[1])
@@ -207,6 +248,14 @@ def _names_without_header(path: Path) -> list[str] | None:
     ]
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     # Some vendors pad their fields; the CSV reader then sees text where there are numbers.
     if not pa.types.is_string(column.type):
@@ -217,6 +266,9 @@ def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
             return trimmed.cast(kind)
         except pa.ArrowInvalid:
             continue
+    grouped = pc.match_substring_regex(trimmed, _THOUSANDS)
+    if pc.all(grouped).as_py():
+        return pc.replace_substring(trimmed, ",", "").cast(pa.float64())
     return trimmed
 
 
@@ -252,6 +304,33 @@ def _parse(text: str, zone: dt.tzinfo) -> int:
             raise ValueError(msg) from None
     if stamp.tzinfo is None:
         stamp = stamp.replace(tzinfo=zone)
+    return (stamp - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
+
+
+def _parse_all(texts: Sequence[str], zone: dt.tzinfo) -> list[int]:
+    # One form for the whole column: 01/02/2024 alone is two dates, a column of days is one.
+    if not texts or not _SLASHED.match(texts[0]):
+        return [_parse(text, zone) for text in texts]
+    found: list[list[int]] = []
+    for form in _SLASHED_FORMS:
+        try:
+            found.append([_in_form(text, form, zone) for text in texts])
+        except ValueError:
+            continue
+    if not found:
+        msg = f"{texts[0]!r} and what follows are no dates of one form"
+        raise ValueError(msg)
+    rising = [one for one in found if one == sorted(one) or one == sorted(one, reverse=True)]
+    if len(rising) == 1 or (len(found) > 1 and rising and found[0] == found[1]):
+        return rising[0]
+    if len(found) == 1:
+        return found[0]
+    msg = f"{texts[0]!r} may be day or month first; write dates as 2024-02-01"
+    raise ValueError(msg)
+
+
+def _in_form(text: str, form: str, zone: dt.tzinfo) -> int:
+    stamp = dt.datetime.strptime(text, form).replace(tzinfo=zone)
     return (stamp - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(milliseconds=1)
 
 

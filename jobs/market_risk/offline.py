@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from jobs.market_risk.files import InputFileError
 from jobs.market_risk.scaling import infer_scale, to_scaled, unscale
 
 __all__ = ["INSTRUMENT_NAMES", "PriceHistory", "bars_table", "price_history", "read_hits"]
+
+_NUMBER: Final = re.compile(r"[+-]?[\d.,]+([eE][+-]?\d+)?")
 
 INSTRUMENT_NAMES: Final = (
     *("instrument", "instrument_id", "symbol", "ticker", "asset", "isin", "security", "pair"),
@@ -208,10 +211,23 @@ def _wide(
             and not str(field.name).lower().startswith(("unnamed", "volume"))
             and (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
         ]
+        _check_texts(table, time_name)
     if not names:
         msg = f"finding prices: expected a column of numbers, was {', '.join(table.column_names)}"
         raise InputFileError(msg)
     return names, np.stack([files.numbers(table, name) for name in names], axis=1)
+
+
+def _check_texts(table: pa.Table, time_name: str | None) -> None:
+    # A price that cannot be read makes text of its column; leaving it out would hide an instrument.
+    for field in table.schema:
+        if field.name == time_name or not pa.types.is_string(field.type):
+            continue
+        texts = [text for text in table[field.name].to_pylist() if text is not None]
+        odd = [text for text in texts if not _NUMBER.fullmatch(text)]
+        if odd and len(odd) < len(texts) / 2:
+            msg = f"reading column {field.name!r}: expected numbers, was {odd[0]!r} among them"
+            raise InputFileError(msg)
 
 
 def _tick_prices(table: pa.Table, price: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

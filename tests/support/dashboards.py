@@ -67,6 +67,10 @@ def fill_fraud(client: ClickHouseClient, rows: int = 4000) -> None:
         "SELECT 'k1', 'activate_model', 'fraud/8', 'ann', 0, number, 'applied', '', "
         "toUnixTimestamp64Milli(now64(3, 'UTC')) - 300000, 'control', 0, 0 FROM numbers(4)"
     )
+    client.execute(
+        "INSERT INTO accounts (job, made_at, offsets_in, scored, clean) "
+        "VALUES ('fraud', now64(3, 'UTC'), 10, 10, true)"
+    )
 
 
 def fill_market_risk(client: ClickHouseClient) -> None:
@@ -139,6 +143,13 @@ def fill_market_risk(client: ClickHouseClient) -> None:
         "if(number % 2 = 0, 'rates', 'equity'), if(number % 3 = 0, 'gross', 'value_at_risk'), "
         "1e5 * (number + 1), 8e5, 1e6, multiIf(number >= 9, 2, number >= 7, 1, 0), false, "
         "number / 12, 0, 0 FROM numbers(11)"
+    )
+    client.execute(
+        "INSERT INTO risk_limits_raw (firm_id, limit_id, scope, scope_id, measure, value, warning, "
+        "breach, status, acknowledged, breach_probability, event_time_ms, evaluated_at_ms) "
+        f"SELECT {firm}, concat('loss-', toString(number)), 'account', "
+        "concat('a', toString(number)), 'loss', 1e3 * number, 8e3, 1e4, 0, false, "
+        "number / 20, 0, 0 FROM numbers(5)"
     )
     client.execute(
         "INSERT INTO risk_forecasts_raw (firm_id, level, method, day_ms, forecast, pnl, exception, "
