@@ -233,7 +233,9 @@ def _prepared(
     desk = DeskConfig(instruments=market.instruments, accounts=market.accounts)
     if market.recorded:
         day = last_time_ms(market.recorded) // DAY_MS + 1
-        return MarketSimulator(market.seed, replace(desk, start_ms=day * DAY_MS)), market.recorded
+        # Fills of an earlier demo's recording must not be taken for these ones.
+        desk = replace(desk, start_ms=day * DAY_MS, prefix=f"d{day}-")
+        return MarketSimulator(market.seed, desk), market.recorded
     say(f"recording {DAYS} days of the desk in {folder}")
     simulator = MarketSimulator(market.seed, desk)
     files = write_recording(simulator, folder, DAYS, DAY_SECONDS)

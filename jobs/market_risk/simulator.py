@@ -34,7 +34,7 @@ _CURRENCIES: Final = ("USD", "EUR", "USD", "USD", "USD", "USD")
 
 @dataclass(frozen=True, slots=True)
 class DeskConfig:
-    """What is simulated."""
+    """What is simulated; ids of trades and fills begin with `prefix`."""
 
     instruments: int = 20
     accounts: int = 8
@@ -44,6 +44,7 @@ class DeskConfig:
     trade_share: float = 0.3
     fill_share: float = 0.1
     repeat_share: float = 0.01
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,9 @@ class MarketSimulator:
             "price_scale": _number(np.full(len(traded), _PRICE_SCALE), np.int32),
             "size": _number(size),
             "quantity_scale": _number(np.zeros(len(traded)), np.int32),
-            "trade_id": StringColumn.from_texts([f"t{number}" for number in numbers.tolist()]),
+            "trade_id": StringColumn.from_texts(
+                [f"{config.prefix}t{number}" for number in numbers.tolist()]
+            ),
             "aggressor": _number(np.where(buys, 1, 2), np.int32),
         }
         ours = np.flatnonzero(draws[2][traded] < config.fill_share)
@@ -235,7 +238,7 @@ class MarketSimulator:
         rows = np.sort(np.concatenate([np.arange(len(instrument)), again]))
         text = StringColumn.from_texts
         return {
-            "fill_id": text([f"f{number}" for number in numbers[rows].tolist()]),
+            "fill_id": text([f"{config.prefix}f{number}" for number in numbers[rows].tolist()]),
             "account_id": text([f"account-{number}" for number in account[rows].tolist()]),
             "desk_id": text([f"desk-{number % config.desks}" for number in account[rows].tolist()]),
             "firm_id": text([config.firm] * len(rows)),

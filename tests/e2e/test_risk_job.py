@@ -52,7 +52,7 @@ class Risk:
         self.settings = Settings.model_validate(tree)
         self.clickhouse = ClickHouseClient(self.settings.clickhouse)
         self.desk = DeskConfig(instruments=12, accounts=4, fill_share=0.5)
-        files = write_recording(MarketSimulator(4, self.desk), folder, days=2, seconds=4)
+        files = write_recording(MarketSimulator(4, self.desk), folder, days=4, seconds=2)
         self.result: RiskDemoResult = run_risk_demo(
             self.settings,
             Market(
@@ -113,15 +113,11 @@ def test_every_event_comes_out_and_positions_are_the_sum_of_their_fills(risk: Ri
 def test_bars_in_clickhouse_are_those_of_the_trades_that_were_sent(risk: Risk) -> None:
     simulator = MarketSimulator(4, risk.desk)
     trades: dict[str, list[tuple[int, int]]] = {}
-    for _ in range(2):  # the four seconds of the first day
-        batch = next(simulator.batches())
-        for name, price, size in zip(
-            batch.ticks["instrument_id"].to_list(),
-            batch.ticks["price"].to_list(),
-            batch.ticks["size"].to_list(),
-            strict=True,
-        ):
-            trades.setdefault(str(name), []).append((int(price), int(size)))
+    ticks = next(simulator.batches()).ticks  # the two seconds of the first day
+    names = [str(name) for name in ticks["instrument_id"].to_list()]
+    prices, sizes = (ticks[name].values.tolist() for name in ("price", "size"))
+    for name, price, size in zip(names, prices, sizes, strict=True):
+        trades.setdefault(name, []).append((price, size))
     day_ms = simulator.config.start_ms
     found = risk.rows(
         "SELECT instrument_id, open, high, low, close, volume, trades FROM risk_bars "
@@ -235,10 +231,13 @@ def test_a_breach_is_alerted_once_and_acknowledged_on_the_running_job(
         )
         return found[0] if found else {}
 
+    def raised() -> list[dict[str, Any]]:
+        return [one for one in risk.alerts() if one["attributes"].get("limit_id") == "tight"]
+
     publish(risk, LIMIT)
     wait_until("the breach", lambda: state().get("status") == "breach")
-    raised = [one for one in risk.alerts() if one["attributes"].get("limit_id") == "tight"]
-    assert [(one["decision"], one["severity"]) for one in raised] == [("breach", "critical")]
+    wait_until("its alert", lambda: len(raised()) == 1)
+    assert [(one["decision"], one["severity"]) for one in raised()] == [("breach", "critical")]
     # A person acknowledges with the command, as the docs say.
     seen = tmp_path / "limits.json"
     seen.write_text(json.dumps([LIMIT | {"revision": 1, "acknowledged_by": "ann"}]))
@@ -248,11 +247,11 @@ def test_a_breach_is_alerted_once_and_acknowledged_on_the_running_job(
     # A higher limit clears it, which is for the record only.
     publish(risk, LIMIT | {"revision": 2, "warning": 1e12, "breach": 2e12})
     wait_until("the end of the breach", lambda: state().get("status") == "within")
-    again = [one for one in risk.alerts() if one["attributes"].get("limit_id") == "tight"]
-    assert [(one["decision"], one["severity"]) for one in again] == [
+    wait_until("the second alert", lambda: len(raised()) == 2)
+    assert [(one["decision"], one["severity"]) for one in raised()] == [
         ("breach", "critical"), ("within", "info"),
     ]  # fmt: skip
-    assert len({one["alert_id"] for one in again}) == 2
+    assert len({one["alert_id"] for one in raised()}) == 2
 
 
 def test_the_lag_panel_knows_what_the_job_has_read(risk: Risk) -> None:
