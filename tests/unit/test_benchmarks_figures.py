@@ -1,0 +1,160 @@
+"""What the bench makes of measurements: fits, flame graphs, the page; and its load generator."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer
+
+from benchmarks.flames import collapse_jfr, draw
+from benchmarks.limits import efficiency
+from benchmarks.load import percentiles, send_at_rate
+from benchmarks.page import write_page
+from benchmarks.scaling import fit_load, predict
+from benchmarks.workload import Workload
+
+MACHINE = {
+    "processor": "some processor",
+    "cores": 2,
+    "memory_gb": 24.0,
+    "load_average": [1.0, 1.0, 1.0],
+    "python": "3.11",
+    "versions": {"numpy": "2"},
+}
+
+
+def _result(name: str, rate: float, cpu_us: float, p99: float) -> dict[str, Any]:
+    late = {"p50_ms": 5.0, "p99_ms": p99, "p99_9_ms": 2 * p99, "max_ms": 3 * p99, "count": 9}
+    run = {"alert_latency": late, "decision_latency": late}
+    return {
+        "name": name,
+        "title": f"the {name}",
+        "measured_at": "2026-01-01T00:00:00+00:00",
+        "machine": MACHINE,
+        "load_before": 0.5,
+        "first_row_seconds": 9.0,
+        "drained": {
+            "events": 1000,
+            "events_per_second": rate,
+            "cpu_us_per_event": cpu_us,
+            "cores_used": 1.0,
+            "resident_mb": 100,
+        },
+        "at_rate": [{"rate": 5_000, **run}],
+        "at_80_percent": {"rate": 8_000, **run},
+        "state_bytes": 1_000_000,
+        "recovery": {"gap_seconds": 3.0, "rate": 1_000},
+        "surge": {"recovered_seconds": 1.0, "base_rate": 10, "surge_rate": 100},
+    }
+
+
+def _page(folder: Path, *results: dict[str, Any]) -> str:
+    for one in results:
+        (folder / f"contestant_{one['name']}.json").write_text(json.dumps(one), encoding="utf-8")
+    write_page(folder, folder / "README.md")
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_which_aims_are_missed_and_where_we_lose(tmp_path: Path) -> None:
+    page = _page(
+        tmp_path,
+        _result("riskstream-thread", 20_000.0, 50.0, 90.0),
+        _result("java", 30_000.0, 25.0, 30.0),
+        _result("pyflink-thread", 500.0, 900.0, 900.0),
+    )
+    assert "| 20 times PyFlink per record | 40.0 times the pyflink-thread | met |" in page
+    assert re.search(r"above the Java job in throughput per core \|.*\| \*\*missed\*\* \|", page)
+    assert "| p99 under 40 ms at 5,000/s | 90 ms | **missed** |" in page
+    assert "- throughput: the java 30,000.0 against our 20,000.0" in page
+    assert "- alert p99 at 5,000/s: the java 30.0 against our 90.0" in page
+    assert (tmp_path / "throughput.svg").exists()
+    assert (tmp_path / "latency.svg").exists()
+
+
+def test_a_contestant_that_failed_has_no_figures_and_its_reason_is_shown(tmp_path: Path) -> None:
+    failed = {"name": "quix", "title": "Quix Streams", "error": "UnequalResultsError: event e1"}
+    page = _page(tmp_path, _result("riskstream-thread", 20_000.0, 50.0, 9.0), failed)
+    assert "- Quix Streams: UnequalResultsError: event e1" in page
+    assert "| Quix Streams |" not in page
+
+
+def test_the_fit_of_load_finds_the_line_and_predicts_each_rate_from_the_others() -> None:
+    points = [(rate, 0.1 + 20e-6 * rate) for rate in (500.0, 2_000.0, 5_000.0, 20_000.0)]
+    found = fit_load(points)
+    assert found["idle_cores"] == pytest.approx(0.1)
+    assert found["us_per_event"] == pytest.approx(20.0)
+    assert all(abs(one["error"]) < 1e-6 for one in found["left_out"])
+    with pytest.raises(ValueError, match="three rates or more, was 2"):
+        fit_load(points[:2])
+
+
+def test_the_error_of_a_rate_is_that_of_a_fit_without_it() -> None:
+    points = [(1_000.0, 0.1), (2_000.0, 0.2), (4_000.0, 0.8)]
+    assert fit_load(points)["left_out"][2]["error"] == pytest.approx(-0.5)
+
+
+def test_a_prediction_never_uses_more_than_the_usable_share_of_the_cores() -> None:
+    for cores in (2, 16, 256):
+        found = predict(cores, 20.0, 200.0, 0.1, 2)
+        shards = 2 * cores
+        batches = min(found["events_per_second"], shards * 200) * 2 * 200e-6
+        used = found["events_per_second"] * 20e-6 + batches + 0.05 * max(1, cores // 2)
+        assert used <= 0.8 * cores * 1.001
+
+
+def test_efficiency_counts_the_profile_cache_for_both_profiles() -> None:
+    costs = dict.fromkeys(
+        [
+            *("kafka_read_us", "decode_us", "customer_windows_us", "terminal_windows_us"),
+            *("model_us", "clickhouse_insert_us", "kafka_write_us", "profile_cache_us"),
+            "redis_miss_us",
+        ],
+        1.0,
+    )
+    assert efficiency(costs, 18.0) == {"sum_us": 9.0, "ours_us": 18.0, "efficiency": 0.5}
+
+
+def test_a_flame_is_as_wide_as_its_share_and_its_names_are_escaped(tmp_path: Path) -> None:
+    stacks = Counter({("main", "List<int>"): 3, ("main", "other"): 1})
+    draw(stacks, "a title", tmp_path / "flame.svg")
+    svg = (tmp_path / "flame.svg").read_text(encoding="utf-8")
+    assert "<title>List&lt;int&gt; (75.0%)</title>" in svg
+    assert 'width="899.5"' in svg
+    assert "4 samples" in svg
+
+
+def test_stacks_of_jfr_are_counted_outermost_first() -> None:
+    sample = "jdk.ExecutionSample {\n  stackTrace = [\n    A.inner(int) line: 3\n    A.outer()\n"
+    text = (sample + "    ...\n  ]\n}\n") * 2
+    assert collapse_jfr(text) == {("A.outer", "A.inner"): 2}
+
+
+def test_every_record_is_stamped_with_the_time_it_was_due() -> None:
+    owner = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    broker = next(iter(owner.list_topics(timeout=10).brokers.values()))
+    configuration: dict[str, object] = {"bootstrap.servers": f"{broker.host}:{broker.port}"}
+    records = Workload(200, customers=50).records
+    sent = send_at_rate(configuration, "load", records, 1_000.0)
+    assert sent.sent == len(records)
+    consumer = Consumer({**configuration, "group.id": "g", "auto.offset.reset": "earliest"})
+    consumer.subscribe(["load"])
+    try:
+        stamps: list[int] = []
+        for _ in range(200):
+            stamps += [one.timestamp()[1] for one in consumer.consume(500, 0.1)]
+            if len(stamps) == len(records):
+                break
+    finally:
+        consumer.close()
+    # A millisecond apart, whenever they really left.
+    assert sorted(stamp - min(stamps) for stamp in stamps) == pytest.approx(range(200), abs=1)
+
+
+def test_percentiles_of_nothing_say_only_that_there_was_nothing() -> None:
+    assert percentiles([]) == {"count": 0}
+    assert percentiles([1.0, 3.0])["max_ms"] == 3.0
