@@ -106,6 +106,7 @@ def needed(contestant: Contestant, plan: Plan) -> int:
 @click.option("--surge", default=3.0, show_default=True, help="Seconds of surge; 0: none.")
 @click.option("--flames", is_flag=True, help="Also sample this engine's stacks under load.")
 @click.option("--page", "only_page", is_flag=True, help="Only write the page from kept results.")
+@click.option("--without-stack", is_flag=True, help="Leave out all that needs servers.")
 @click.option("--home", default="/tmp/riskstream-bench", show_default=True)
 @click.option("--set", "overrides", multiple=True, help="A setting of riskstream, KEY=VALUE.")
 @click.option("--out", default="", help="Suffix of the result files, for a run beside others.")
@@ -120,6 +121,7 @@ def main(
     surge: float,
     flames: bool,
     only_page: bool,
+    without_stack: bool,
     home: str,
     overrides: Sequence[str],
     out: str,
@@ -134,7 +136,8 @@ def main(
             only, rates, seconds = (OURS,), (500.0,), 4.0
             drain, recovery, surge = 20_000, 0, 0
         if only:
-            chosen = [one for one in chosen if one.name in only]
+            named = {one.name: one for one in chosen}
+            chosen = [named[name] for name in only]
         plan = Plan(
             equality=equality_stream(
                 compared or (QUICK_EQUALITY_EVENTS if quick else EQUALITY_EVENTS)
@@ -148,7 +151,10 @@ def main(
             surge_seconds=surge,
             flames=RESULTS if flames else None,
         )
-        _measure_all(chosen, plan, home, overrides, out, quick)
+        if not without_stack:
+            _measure_all(chosen, plan, home, overrides, out, quick)
+        if not quick:
+            _without_servers(out)
     write_page(RESULTS, Path(__file__).parent / "README.md")
 
 
@@ -196,28 +202,33 @@ def _measure_all(
 
 
 def _limits(services: Services, workload: Workload, ours: dict[str, Any], out: str) -> None:
-    """Measure the parts in the same run, and what growth would cost."""
+    """Measure the parts alone, in the same run."""
     costs = measure_limits(services, workload)
-    used = ours["drained"]["cpu_us_per_event"]
     store(
         f"limits{out}",
         {
             "costs": costs,
-            "efficiency": efficiency(costs, used),
+            "efficiency": efficiency(costs, ours["drained"]["cpu_us_per_event"]),
             "per_record": per_record_costs(Workload(2_000)),
         },
     )
-    points = [(run["rate"], run["cores_used"]) for run in ours["at_rate"]]
+
+
+def _without_servers(out: str) -> None:
+    """Measure both stages and the windows in process; extend our kept result to more cores."""
+    runs = measure_stages(sizes=(5, 50, 500, 5_000), batches=60)
+    stages: dict[str, Any] = {"runs": [run.summary() for run in runs], "model": fit_cost(runs)}
+    store(f"stages{out}", stages)
     scaling: dict[str, Any] = {"declarations": sweep_declarations()}
+    kept = RESULTS / f"contestant_{OURS}{out}.json"
+    ours = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    points = [(run["rate"], run["cores_used"]) for run in ours.get("at_rate", [])]
     if len(points) >= 3:
         load = scaling["load"] = fit_load(points)
-        runs = measure_stages(sizes=(5, 50, 500, 5_000), batches=60)
-        stages = {"runs": [run.summary() for run in runs], "model": fit_cost(runs)}
-        store(f"stages{out}", stages)
         scaling["predicted"] = [
             predict(
                 cores,
-                used,
+                ours["drained"]["cpu_us_per_event"],
                 stages["model"]["fixed_us_per_batch"] / 2,
                 load["idle_cores"],
                 ours["task_managers"],
