@@ -52,8 +52,7 @@ def explain(declaration: str, as_json: bool) -> None:
         table.add_column(column, no_wrap=column == "name")
     for row in rows:
         table.add_row(row["name"], row["window"], row["default"], row["meaning"])
-    # A pipe has no width: give the sentences room.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    _print(table)
 
 
 @features.command(
@@ -198,7 +197,7 @@ def trace(ctx: click.Context, event_id: str, feature: str, declaration: str, as_
             fraud = "yes" if e.event_id in found.labelled else ""
             place = (e.topic, str(e.partition), str(e.offset))
             table.add_row(e.event_id, _utc(e.event_time_ms), *place, fraud)
-        Console().print(table)
+        _print(table)
     sys.exit(0 if found.equal else 1)
 
 
@@ -242,6 +241,11 @@ def verify(ctx: click.Context, declaration: str, limit: int, as_json: bool) -> N
                 f"online {item.online!r}, offline {item.offline!r}"
             )
     sys.exit(1 if found else 0)
+
+
+def _print(table: Table) -> None:
+    # A pipe has no width: give the sentences room.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _utc(epoch_ms: int) -> str:
