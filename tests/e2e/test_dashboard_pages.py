@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,18 +11,7 @@ from connectors.clickhouse import ClickHouseClient
 from connectors.settings import ClickHouseSettings
 from tests.integration._clickhouse_process import clickhouse
 from tests.support.dashboards import fill_fraud, fill_market_risk
-
-ROOT = Path(__file__).resolve().parents[2]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE_MS = 60_000
+from tests.support.pages import PATIENCE_MS, chromium, opened, served, shown
 
 
 @pytest.fixture(scope="module")
@@ -49,74 +31,14 @@ def client(database: ClickHouseSettings) -> Iterator[ClickHouseClient]:
 
 @pytest.fixture(scope="module")
 def url(client: ClickHouseClient, database: ClickHouseSettings) -> Iterator[str]:
-    if not (ROOT / "dashboards/static/vendor/versions.json").is_file():
-        pytest.skip("the browser's libraries are not built: npm run build in dashboards/web")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli.main", "--set", f"clickhouse.url={database.url}",
-         "dashboard", "--port", "0", "--json"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        yield json.loads(process.stdout.readline())["url"]
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-        process.stdout.close()
+    with served(f"clickhouse.url={database.url}") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = os.environ.get("RISKSTREAM_CHROMIUM") or shutil.which("chromium")
-    if found is None:
-        pytest.skip("no chromium on the PATH; apt-get install chromium, or set RISKSTREAM_CHROMIUM")
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=FLAGS)
+    with chromium() as started:
         yield started
-        started.close()
-
-
-@contextlib.contextmanager
-def opened(browser: Any, address: str) -> Iterator[Any]:
-    """Open a page, wait until it is drawn, and hold it to its own server and to no errors."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    problems: list[str] = []
-    foreign: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "console",
-        lambda message: problems.append(message.text) if message.type == "error" else None,
-    )
-    home = address.split("/")[2]
-    page.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.startswith(("blob:", "data:")) or home in request.url
-            else foreign.append(request.url)
-        ),
-    )
-    page.goto(address)
-    page.wait_for_selector("html[data-ready=yes]", timeout=PATIENCE_MS)
-    try:
-        yield page
-    finally:
-        context.close()
-    assert not problems
-    assert not foreign
-
-
-def shown(page: Any, panel: str, column: str) -> list[str]:
-    cells = f"#panel-{panel} [data-column={column}]"
-    page.wait_for_function(
-        "cells => [...document.querySelectorAll(cells)].some((cell) => cell.dataset.exact)",
-        arg=cells,
-        timeout=PATIENCE_MS,
-    )
-    return [cell.get_attribute("data-exact") for cell in page.query_selector_all(cells)]
 
 
 def test_the_fraud_page_shows_the_numbers_of_clickhouse_and_filters_them(

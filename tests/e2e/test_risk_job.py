@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from jobs.market_risk.value_at_risk import tail_risk
 from schemas.avro import RecordDecoder
 from schemas.contract import contract
 from schemas.registry import open_registry
+from tests.support.pages import PATIENCE_MS, chromium, opened, served, shown
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -66,15 +68,20 @@ class Risk:
     def rows(self, query: str) -> list[dict[str, Any]]:
         return self.clickhouse.rows(query)
 
+    @property
+    def places(self) -> dict[str, object]:
+        """Return the settings by which a command finds this stack."""
+        return {
+            "home": self.settings.home,
+            "kafka.topics.prefix": "risk-",
+            "clickhouse.database": "riskstream_risk",
+            "schemas.registry": self.settings.schemas.registry,
+        }
+
     def command(self, *arguments: str) -> str:
-        given: list[str] = []
-        for name, value in (
-            ("home", self.settings.home),
-            ("kafka.topics.prefix", "risk-"),
-            ("clickhouse.database", "riskstream_risk"),
-            ("schemas.registry", self.settings.schemas.registry),
-        ):
-            given += ["--set", f"{name}={value}"]
+        given = [
+            part for name, value in self.places.items() for part in ("--set", f"{name}={value}")
+        ]
         result = CliRunner().invoke(cli, [*given, *arguments])
         assert result.exit_code == 0, result.output
         return result.stdout
@@ -265,3 +272,53 @@ def test_the_lag_panel_knows_what_the_job_has_read(risk: Risk) -> None:
     wait_until("a checkpoint after the last event", lambda: sum(lags().values()) == 0)
     topics = risk.settings.kafka.topics
     assert set(lags()) >= {topics.name(field) for field in ("ticks", "quotes", "fills")}
+
+
+def test_the_pages_of_the_live_stack_show_what_the_job_wrote(risk: Risk) -> None:
+    overrides = [f"{name}={value}" for name, value in risk.places.items()]
+    with served(*overrides) as url, chromium() as browser:
+        with opened(browser, f"{url}traders?window=1h") as page:
+            (firm,) = risk.rows(
+                "SELECT pnl, value_at_risk, positions FROM risk_measures_now WHERE scope = 'firm'"
+            )
+            (positions,) = shown(page, "trader_totals", "positions")
+            (var,) = shown(page, "trader_totals", "value_at_risk")
+            assert int(positions) == int(firm["positions"])
+            assert float(var) == pytest.approx(firm["value_at_risk"])
+            limits = risk.rows("SELECT count() AS n FROM risk_limits")[0]["n"]
+            assert len(shown(page, "trader_limits", "status")) == int(limits)
+            assert len(shown(page, "trader_backtests", "zone")) == len(METHODS) * 3
+            page.locator(
+                "#panel-trader_blotter perspective-viewer td", has_text="account-1"
+            ).first.wait_for(timeout=PATIENCE_MS)
+            held(page)
+            picture(page, "traders")
+        with opened(browser, f"{url}operators?window=1h") as page:
+            topics = set(shown(page, "kafka_lag", "topic"))
+            assert risk.settings.kafka.topics.name("fills") in topics
+            (fills,) = shown(page, "operator_market", "fills")
+            assert int(fills) >= risk.result.fills
+            held(page)
+            picture(page, "operators")
+
+
+def held(page: Any) -> None:
+    """Hold every panel of a page to saying how old it is and whether it is provisional."""
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.panel .mark')]"
+        ".every((mark) => /provisional|settled|no data/.test(mark.textContent))",
+        timeout=PATIENCE_MS,
+    )
+    for panel in page.query_selector_all(".panel"):
+        if panel.query_selector(".mark").inner_text() != "no data":
+            assert "old" in panel.query_selector(".age").inner_text()
+
+
+def picture(page: Any, name: str) -> None:
+    """Keep a screenshot where RISKSTREAM_SCREENSHOTS says; those of the docs are made so."""
+    folder = os.environ.get("RISKSTREAM_SCREENSHOTS")
+    if folder:
+        page.wait_for_timeout(3_000)  # for the charts to be drawn
+        page.set_viewport_size({"width": 1600, "height": 1000})
+        page.wait_for_timeout(2_000)
+        page.screenshot(path=f"{folder}/dashboard-{name}.png", full_page=True)
