@@ -68,6 +68,10 @@ class FlinkCluster:
         self._url = rest_url.rstrip("/")
         self._session = requests.Session()
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
     def jobs(self) -> list[Job]:
         """List all jobs that the cluster remembers, newest first."""
         listed = self._get("/jobs/overview")["jobs"]
@@ -85,6 +89,26 @@ class FlinkCluster:
             ),
             key=lambda job: -job.started_ms,
         )
+
+    def find(self, job: str) -> str:
+        """Return the id of the job that is meant: an id, or the name of the one that runs.
+
+        Raises:
+            FlinkError: no job of that name runs, or several do; says which jobs there are.
+        """
+        listed = self.jobs()
+        if any(one.job_id == job for one in listed):
+            return job
+        running = [one for one in listed if one.state not in FINAL_STATES]
+        named = [one.job_id for one in running if one.name == job]
+        if len(named) == 1:
+            return named[0]
+        there = ", ".join(f"{one.name} ({one.job_id})" for one in running) or "none"
+        msg = (
+            f"looking for job {job!r} at {self._url!r}: {len(named)} running jobs have that name, "
+            f"expected 1 or a job id; running now: {there}"
+        )
+        raise FlinkError(msg)
 
     def job(self, job_id: str) -> Mapping[str, Any]:
         """Return Flink's own description of one job: vertices, states, times."""

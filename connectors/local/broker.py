@@ -132,8 +132,8 @@ def _java(java: str, jars: Path, properties: Path, memory_mb: int) -> tuple[str,
         "-XX:+UseG1GC",
         "-XX:MaxGCPauseMillis=20",
         # Two cores are shared with Flink; without a bound each JVM starts threads for all of them.
-        # On a small machine the second compiler took a core for the first half minute, and the broker
-        # only moves bytes.
+        # On a small machine the second compiler took a core for the first half minute, and the
+        # broker only moves bytes.
         "-XX:TieredStopAtLevel=1",
         "-Xshare:auto",
         "-Djava.awt.headless=true",

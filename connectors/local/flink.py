@@ -309,7 +309,8 @@ def task_manager_command(
     drops the dead one at once instead of after the heartbeat timeout.
     """
     jvm, options = memory_options(memory_mb, slots)
-    # The JVM only moves batches: with one compiler a job is at speed after seconds, not half a minute.
+    # The JVM only moves batches: with one compiler a job is at speed after seconds, not half a
+    # minute.
     jvm = ("-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:TieredStopAtLevel=1", *jvm)
     options |= {"taskmanager.resource-id": name, **_metrics(metrics_port)}
     return _command(

@@ -34,7 +34,7 @@ class Part:
     """One process of the stack.
 
     `prepare` runs once, before the first start, unless `prepared` (a file it creates) exists.
-    `stop_rank` orders the stop: the lowest first.
+    `stop_rank` orders the stop: the lowest first. `metrics_url` is for Prometheus, empty without.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Part:
     prepare: tuple[str, ...] = ()
     prepared: str = ""
     stop_rank: int = 1
+    metrics_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)

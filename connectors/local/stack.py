@@ -80,6 +80,7 @@ class PartStatus:
     restarts: int = 0
     why: str = ""
     log: str = ""
+    metrics_url: str = ""
 
 
 class LocalStack:
@@ -477,6 +478,7 @@ class _Planner:
                 url=f"http://127.0.0.1:{rest}",
                 log=self._log("jobmanager"),
                 environment=environment,
+                metrics_url=self._metrics_url("jobmanager"),
             )
         )
         for number in range(1, local.task_managers + 1):
@@ -496,12 +498,17 @@ class _Planner:
                     url=f"http://127.0.0.1:{rest}/#/task-manager/{name}",
                     log=self._log(name),
                     environment=environment,
+                    metrics_url=self._metrics_url(name),
                 )
             )
         return parts
 
     def _metrics(self, name: str) -> int | None:
         return self._port(f"{name}-metrics") if self._settings.local.flink_metrics else None
+
+    def _metrics_url(self, name: str) -> str:
+        port = self._metrics(name)
+        return "" if port is None else f"http://127.0.0.1:{port}/metrics"
 
     def _flink_configuration(self) -> dict[str, str]:
         local = self._settings.local

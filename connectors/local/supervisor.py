@@ -76,6 +76,7 @@ class PartState:
     ready_seconds: float | None = None
     restarts: int = 0
     why: str = ""
+    metrics_url: str = ""
 
 
 class Supervisor:
@@ -90,7 +91,13 @@ class Supervisor:
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
         self._states = {
-            part.name: PartState(part.name, part.url, part.log, port=part.probe.port)
+            part.name: PartState(
+                part.name,
+                part.url,
+                part.log,
+                port=part.probe.port,
+                metrics_url=part.metrics_url,
+            )
             for part in plan.parts
         }
         self._children: dict[str, ProcessId] = {}

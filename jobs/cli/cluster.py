@@ -86,18 +86,20 @@ def jobs(ctx: click.Context, rest_url: str | None, as_json: bool) -> None:
         click.echo(f"{job.job_id}  {job.state:<10}  {started} UTC  {tasks:<12}  {job.name}")
 
 
-@click.command(epilog="Example: riskstream cancel 6c0f...")
-@click.argument("job_id")
+@click.command(epilog="Example: riskstream cancel fraud")
+@click.argument("job")
 @cluster_option
 @click.pass_context
-def cancel(ctx: click.Context, job_id: str, rest_url: str | None) -> None:
-    """Cancel a job; its last checkpoint is kept."""
-    _cluster(ctx, rest_url).cancel(job_id)
+def cancel(ctx: click.Context, job: str, rest_url: str | None) -> None:
+    """Cancel JOB, an id or the name of a running job; its last checkpoint is kept."""
+    cluster = _cluster(ctx, rest_url)
+    job_id = cluster.find(job)
+    cluster.cancel(job_id)
     click.echo(f"cancelled {job_id}", err=True)
 
 
-@click.command(epilog="Example: riskstream savepoint 6c0f... --stop")
-@click.argument("job_id")
+@click.command(epilog="Example: riskstream savepoint fraud --stop")
+@click.argument("job")
 @click.option("--stop", is_flag=True, help="Stop the job with the savepoint, to resume it later.")
 @click.option("--directory", metavar="URL", help="Where it goes; the cluster's setting by default.")
 @cluster_option
@@ -105,12 +107,14 @@ def cancel(ctx: click.Context, job_id: str, rest_url: str | None) -> None:
 @click.pass_context
 def savepoint(
     ctx: click.Context,
-    job_id: str,
+    job: str,
     stop: bool,
     directory: str | None,
     rest_url: str | None,
     as_json: bool,
 ) -> None:
-    """Take a savepoint and print its location."""
-    location = _cluster(ctx, rest_url).savepoint(job_id, directory, stop=stop)
+    """Take a savepoint of JOB, an id or the name of a running job, and print its location."""
+    cluster = _cluster(ctx, rest_url)
+    job_id = cluster.find(job)
+    location = cluster.savepoint(job_id, directory, stop=stop)
     click.echo(json.dumps({"job_id": job_id, "savepoint": location}) if as_json else location)

@@ -147,7 +147,9 @@ def _uptime(part: PartStatus, now_ms: int) -> float | None:
 
 def _table(parts: list[PartStatus], now_ms: int) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("part", "state", "pid", "address", "up", "restarts", "why"):
+    measured = any(part.metrics_url for part in parts)
+    headings = ["part", "state", "pid", "address", "up", "restarts", "why"]
+    for heading in [*headings, "metrics"] if measured else headings:
         table.add_column(heading, overflow="fold")
     for part in parts:
         seconds = _uptime(part, now_ms)
@@ -159,5 +161,6 @@ def _table(parts: list[PartStatus], now_ms: int) -> Table:
             "" if seconds is None else f"{seconds:.0f} s",
             str(part.restarts),
             part.why,
+            *([part.metrics_url] if measured else []),
         )
     return table
