@@ -200,6 +200,7 @@ class Matrix:
             "in_flight": recovery.events_in_flight,
             "resumed_seconds": recovery.resumed_seconds,
             "normal_seconds": recovery.normal_seconds,
+            "calm": recovery.calm,
             "memory_megabytes": recovery.memory_megabytes,
             "restarts": dict(recovery.restarts),
             "offsets_in": audit.total("offsets_in"),
