@@ -103,7 +103,7 @@ class Live:
     @contextmanager
     def load(self) -> Iterator[list[int]]:
         """Send payments at a steady rate in a thread; the yielded list counts them."""
-        stream = FraudStream(self.settings, customers=2, limit=2)
+        stream = FraudStream(self.settings, customers=60, limit=60)
         producer = Producer(
             {**librdkafka_config(self.settings.kafka), "partitioner": "murmur2_random"}
         )
@@ -142,7 +142,7 @@ class Live:
             "SELECT event_id, customer_id, terminal_id, event_time_ms FROM scored_transactions "
             "ORDER BY event_id"
         )[::every]
-        stream = FraudStream(self.settings, customers=2, limit=2)
+        stream = FraudStream(self.settings, customers=60, limit=60)
         stream.send(stream.fraud(row, row["event_time_ms"] + 1_000) for row in rows)
         self.wait_until(
             "every label", lambda: self.one("SELECT count() AS n FROM labels") == len(rows)
