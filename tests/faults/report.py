@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,14 +55,16 @@ def _row(text: str, load: str, runs: list[dict[str, Any]]) -> str:
     counts = " | ".join(
         str(sum(run[name] for run in well)) for name in ("lost", "doubled", "alerts_wrong")
     )
-    times = " | ".join(_times(run[name] for run in well) for name in TIMES)
-    memory = max(run["memory_megabytes"] for run in well)
+    times = " | ".join(_times([run[n] for run in well if n in run]) for n in TIMES)
+    memory = max(
+        (run["memory_megabytes"] for run in well if "memory_megabytes" in run), default="-"
+    )
     return f"{start} {in_flight:.0f} | {counts} | {times} | {memory} | {failed} | {average} |"
 
 
-def _times(seconds: Iterable[float]) -> str:
-    found = sorted(seconds)
-    return f"{statistics.median(found):.1f} / {found[-1]:.1f}"
+def _times(seconds: list[float]) -> str:
+    """Return median and maximum; runs of the first harness did not measure them."""
+    return f"{statistics.median(seconds):.1f} / {max(seconds):.1f}" if seconds else "-"
 
 
 def _compared(lines: list[dict[str, Any]]) -> list[str]:
@@ -73,7 +74,7 @@ def _compared(lines: list[dict[str, Any]]) -> list[str]:
         return ["No job was compared with an undisturbed run."]
     runs = [line for line in lines if line.get("fault") and not line["error"]]
     sums = {name: sum(line[name] for line in compared) for name in ROWS}
-    sums |= {name: sum(line[name] for line in runs) for name in DECISIONS}
+    sums |= {name: sum(line.get(name, 0) for line in runs) for name in DECISIONS}
     unclean = sum(not line["clean"] for line in compared)
     return [
         f"{len(compared)} jobs were compared, after all their faults, with an undisturbed run of "
