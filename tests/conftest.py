@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# CI judges a change, so it must judge the same change alike each time; everybody else's runs search on.
+# CI judges a change, so it must judge the same change alike each time; all other runs search on.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")

@@ -39,7 +39,7 @@ from models.registry import ModelFolder
 from models.training import Plan, TrainingData, TrainingRun, train
 from schemas.columns import Column, NumberColumn, StringColumn
 
-__all__ = ["BREACH_MODEL", "BreachRecipe", "BreachTraining", "train_breach_model"]
+__all__ = ["BREACH_MODEL", "BreachRecipe", "BreachTraining", "described", "train_breach_model"]
 
 BREACH_MODEL: Final = "breach-default"
 """Name of the model that ships with riskstream."""
@@ -109,7 +109,55 @@ def train_breach_model(
     )
     use = data.rows[run.split.test][:, 0].astype(np.float64)
     truth = data.is_fraud[run.split.test]
-    return BreachTraining(folder, run, auc_roc(truth, use), average_precision(truth, use))
+    use_auc, use_precision = auc_roc(truth, use), average_precision(truth, use)
+    return BreachTraining(
+        described(folder, int(truth.sum()), use_auc, use_precision), run, use_auc, use_precision
+    )
+
+
+def described(
+    folder: ModelFolder, test_breaches: int, use_auc: float, use_average_precision: float
+) -> ModelFolder:
+    """Return the folder with a manifest and a card that speak of limits, not of payments."""
+    old = folder.manifest
+    manifest = old.model_copy(
+        update={
+            "description": "chance that a limit is breached in the next five minutes",
+            "thresholds": None
+            if old.thresholds is None
+            else old.thresholds.model_copy(update={"basis": "not used: the chance is shown as is"}),
+            "metrics": {
+                "auc_roc": old.metrics["auc_roc"],
+                "average_precision": old.metrics["average_precision"],
+                "brier": old.metrics["brier"],
+                "test_breaches": test_breaches,
+                "use_auc_roc": use_auc,
+                "use_average_precision": use_average_precision,
+            },
+        }
+    )
+    training, metrics = manifest.training, manifest.metrics
+    card = f"""# {manifest.version}
+
+The chance that a limit is breached in the next five minutes, from its use in the last five.
+
+| | |
+|---|---|
+| Kind | {manifest.kind} on {len(manifest.features)} features ({manifest.feature_set_version}) |
+| Data | {manifest.source}; no recorded data |
+| Licence | {manifest.licence} |
+| Training rows | {training["train_rows"]:,}, {training["train_frauds"]:,} followed by a breach |
+| Test rows, of other desks | {training["test_rows"]:,}, {test_breaches:,} followed by a breach |
+| AUC | {metrics["auc_roc"]:.4f}; the use alone {use_auc:.4f} |
+| Average precision | {metrics["average_precision"]:.4f}; use alone {use_average_precision:.4f} |
+
+A row is a limit that is not breached; neighbouring rows of one limit are not independent. The model
+has seen simulated desks only: train it on simulations like your own desk (`riskstream risk
+train-breach`), and compare its chances with what came before anybody relies on them.
+
+Inputs, in order: {", ".join(f"`{name}`" for name in manifest.features)}.
+"""
+    return ModelFolder(manifest, folder.model, {**folder.extra, "card.md": card.encode()})
 
 
 def _measured(recipe: BreachRecipe, number: int) -> dict[tuple[str, str], NDArray[np.float64]]:
