@@ -136,7 +136,7 @@ def described(
             },
         }
     )
-    training, metrics = manifest.training, manifest.metrics
+    training, metrics, alone = manifest.training, manifest.metrics, use_average_precision
     card = f"""# {manifest.version}
 
 The chance that a limit is breached in the next five minutes, from its use in the last five.

@@ -109,6 +109,9 @@ def test_the_recipe_is_repeatable_and_its_model_passes_the_gate(trained):
     assert again.folder.model == trained.folder.model
     manifest = trained.folder.manifest
     assert again.folder.manifest == manifest
+    card = trained.folder.extra["card.md"].decode()
+    assert manifest.version in card
+    assert "fraud" not in card + manifest.description
     admit(manifest, trained.folder.model, BREACH_FEATURES, 1_000_000, lambda: 0)
     with pytest.raises(ModelRefusedError):
         admit(manifest, trained.folder.model + b"x", BREACH_FEATURES, 1_000_000, lambda: 0)
