@@ -149,7 +149,7 @@ The chance that a limit is breached in the next five minutes, from its use in th
 | Training rows | {training["train_rows"]:,}, {training["train_frauds"]:,} followed by a breach |
 | Test rows, of other desks | {training["test_rows"]:,}, {test_breaches:,} followed by a breach |
 | AUC | {metrics["auc_roc"]:.4f}; the use alone {use_auc:.4f} |
-| Average precision | {metrics["average_precision"]:.4f}; use alone {use_average_precision:.4f} |
+| Average precision | {metrics["average_precision"]:.4f}; the use alone {alone:.4f} |
 
 A row is a limit that is not breached; neighbouring rows of one limit are not independent. The model
 has seen simulated desks only: train it on simulations like your own desk (`riskstream risk
