@@ -66,7 +66,8 @@ lock: $(VENV)/.complete ## Newest versions that pyproject.toml allows, into requ
 	  pyproject.toml >> requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
-faults: setup ## The whole failure matrix (long)
+faults: setup ## Upgrades, delivery and the whole failure matrix (long)
+	$(BIN)/python -m pytest -m matrix tests/faults
 	$(BIN)/python -m tests.faults.matrix
 
 bench: setup ## Benchmarks against the field (long)

@@ -1,4 +1,7 @@
-"""The short failure matrix: faults under load, accounted for to the last offset."""
+"""The short failure matrix: faults under load, accounted for to the last offset.
+
+`make test` runs two faults and the comparison; what is marked `matrix` follows in `make faults`.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +77,7 @@ class Once:
         time.sleep(seconds)
 
 
+@pytest.mark.matrix
 def test_the_running_account_is_kept_where_dashboards_read_it(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +93,7 @@ def test_the_running_account_is_kept_where_dashboards_read_it(
     assert {name: kept[name] for name in counted} == {name: said[name] for name in counted}
 
 
+@pytest.mark.matrix
 def test_card_numbers_reach_no_log_no_table_and_no_listing(stand: Stand) -> None:
     settings = stand.settings
     text = contract("card_transaction")
@@ -143,6 +148,7 @@ def test_features_after_the_faults_equal_those_of_an_undisturbed_run(stand: Stan
     assert stand.different_features() == 0
 
 
+@pytest.mark.matrix
 def test_an_account_with_a_gap_fails_and_says_where(stand: Stand) -> None:
     whole = audit_command(stand, "--to-offset=100")
     assert whole.exit_code == 0
@@ -158,6 +164,7 @@ def test_an_account_with_a_gap_fails_and_says_where(stand: Stand) -> None:
     assert audit_command(stand, "--from-offset=51", "--to-offset=100").exit_code == 0
 
 
+@pytest.mark.matrix
 def test_exactly_once_shows_readers_of_committed_records_each_alert_once(
     faults_stack: Settings, stand: Stand
 ) -> None:

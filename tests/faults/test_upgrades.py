@@ -34,7 +34,12 @@ from tests.faults.scenarios import RULES
 from tests.faults.stand import Stand
 from tests.faults.variants import LATER_FEATURES, NEXT_VERSION
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1_500)]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.matrix,
+    pytest.mark.slow,
+    pytest.mark.timeout(1_500),
+]
 
 DAY_MS = 86_400_000
 
