@@ -17,7 +17,9 @@ import numpy as np
 from connectors.drift_store import DriftStore, WindowCount
 from jobs.fraud.features import FRAUD_FEATURES
 from models.drift import (
+    SCORE,
     DriftLimits,
+    DriftMeasure,
     DriftReference,
     drift_alerts,
     drift_of_window,
@@ -117,6 +119,7 @@ class DriftWatch:
         for version in sorted({one.model_version for one in counts if one.window >= low}):
             reference = self._reference(version)
             if reference is None:
+                run.drift.extend(_only_counted(counts, version, low, length))
                 continue
             names, known = reference
             sample = self._store.sample(
@@ -193,6 +196,23 @@ class DriftWatch:
                 }
             )
         return found
+
+
+def _only_counted(
+    counts: Sequence[WindowCount], version: str, low: int, length: int
+) -> list[dict[str, Any]]:
+    """Return a row a window with its count, so that the window is remembered as seen."""
+    return [
+        row
+        for one in counts
+        if one.model_version == version and one.window >= low
+        for row in drift_rows(
+            [DriftMeasure(SCORE, "rows", float(one.rows), 0.0, False, one.rows)],
+            version,
+            one.window * length,
+            (one.window + 1) * length,
+        )
+    ]
 
 
 class _Expected:

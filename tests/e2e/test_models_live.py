@@ -67,7 +67,9 @@ class Live:
     def run(self, *arguments: str, exit_code: int = 0) -> str:
         result = CliRunner().invoke(cli, [*self.flags, *arguments])
         assert result.exit_code == exit_code, (arguments, result.output, result.exception)
-        return result.output
+        # What the command refuses is told by its entry point from the exception.
+        told = "" if isinstance(result.exception, SystemExit) else result.exception or ""
+        return f"{result.output}{told}"
 
     def one(self, query: str) -> int:
         return int(self.clickhouse.rows(query)[0]["n"])

@@ -174,14 +174,17 @@ def test_a_dry_look_writes_and_publishes_nothing(registry: Registry, version: st
     assert not rows.written
 
 
-def test_a_model_without_a_reference_is_named_and_left_out(registry: Registry) -> None:
+def test_a_model_without_a_reference_is_named_and_only_counted(registry: Registry) -> None:
     version = registry.register(amount_model("bare", 0.02))
     rows, told = Rows(version), []
     rows.add(times(500, 100 * HOUR), features(500, 2))
     rows.add(times(1, 102 * HOUR), features(1, 3))
     run = watch(rows, registry, told).look()
     assert run.without_reference == (version,)
-    assert not run.drift
+    assert [(row["measure"], row["value"], row["breached"]) for row in run.drift] == [
+        ("rows", 500.0, False)
+    ]
+    assert watch(rows, registry, told).look().windows == 0, "seen is seen"
 
 
 def test_precision_and_recall_come_with_the_labels(registry: Registry, version: str) -> None:
