@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.account_history import remember_account
 from connectors.activity import LagMeter, recent_rows
 from connectors.clickhouse import ClickHouseRefused, ClickHouseUnavailable, ClickHouseWriter
 from connectors.migrations import Migration, load_migrations, migrate, plan
 from connectors.row_binary import LayoutError, NameSets, RowBinaryLayout
 from connectors.settings import ClickHouseSettings, KafkaSettings
 from connectors.tables import scored_layout
+from dashboards.queries import PANELS
+from jobs.audit import Ledger, reconcile
 from schemas.columns import StringColumn
 from schemas.errors import ConfigurationError
 
@@ -259,6 +262,19 @@ def test_migrations_apply_once_and_add_features_as_they_appear(engine: _Engine) 
     assert engine.rows("SELECT speed, isNaN(amount) AS n FROM scored_transactions") == [
         {"speed": 2.5, "n": 1}
     ]
+
+
+def test_an_account_is_kept_as_the_operators_panel_shows_it(engine: _Engine) -> None:
+    client: object = engine
+    migrate(client, ["amount"])  # type: ignore[arg-type]
+    offsets = np.arange(5, dtype=np.int64)
+    audit = reconcile([Ledger("cards", 0, "scored", offsets, offsets[:4], offsets[:0])], [], [])
+    remember_account(client, "fraud", 1_700_000_000_123, audit)  # type: ignore[arg-type]
+    (panel,) = [panel for panel in PANELS["operators"] if panel.name == "operator_accounts"]
+    (row,) = engine.rows(panel.sql)
+    assert row["made"] == "2023-11-14 22:13:20.123"
+    assert row["verdict"] == "NOT CLEAN"
+    assert (row["offsets_in"], row["scored"], row["missing"]) == (5, 4, 1)
 
 
 def test_planning_touches_nothing(engine: _Engine) -> None:
