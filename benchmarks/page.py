@@ -14,8 +14,15 @@ __all__ = ["write_page"]
 Result = dict[str, Any]
 OURS: Final = "riskstream-thread"
 MEASURED_RATES: Final = (500, 2_000, 5_000, 10_000, 20_000)
-# What a user would pick instead, and what did not run is listed all the same.
+# What a user would pick instead; what did not run is listed all the same.
 FIELD: Final = {
+    "riskstream-process": "riskstream, process mode",
+    "java": "Java Flink",
+    "java-batched": "Java Flink, up to 64 scored at once",
+    "pyflink-thread": "PyFlink per record, thread mode",
+    "pyflink-process": "PyFlink per record, process mode",
+    "quix": "Quix Streams",
+    "bytewax": "Bytewax",
     "pyflink-sql": "PyFlink SQL micro-batches",
     "pathway": "Pathway",
 }
@@ -66,10 +73,12 @@ def _read(results: Path, name: str) -> Result:
 
 
 def _contestants(results: Path) -> list[Result]:
-    found = [
-        json.loads(path.read_text(encoding="utf-8"))
+    read = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(results.glob("contestant_*.json"))
-    ]
+    }
+    # Files with a suffix (`--out`) are runs beside those that the page is about.
+    found = [one for stem, one in read.items() if stem == f"contestant_{one['name']}"]
     return sorted(found, key=lambda one: -float(one.get("drained", {}).get("events_per_second", 0)))
 
 
@@ -97,8 +106,9 @@ def _machine(found: Sequence[Result]) -> list[str]:
     ]
     if max(loads) > machine["cores"]:
         lines += [
-            "**The machine was busy with other work** for some of these (column load): the "
-            "figures are floors, and only those under a like load may be compared.",
+            "**The machine was busy with other work** (column load: runnable processes before the "
+            "run, on these cores): the figures show that a contestant runs, agrees, and how much "
+            "CPU it took. They are floors, say nothing of latency, and rank no one.",
             "",
         ]
     return lines
