@@ -129,9 +129,9 @@ class ModelCache:
     def prepare(self, version: str, feature_names: tuple[str, ...]) -> None:
         """Begin to load a model in a thread of its own, so that `get` finds it done.
 
-        A refusal is told by the `get` that follows, which tries again.
+        A refusal is told by the `get` that follows.
         """
-        future, mine = self._claim((version, feature_names))
+        future, mine = self._claim((version, feature_names), again=True)
         if mine:
             threading.Thread(
                 target=self._load,
@@ -141,20 +141,26 @@ class ModelCache:
             ).start()
 
     def get(self, version: str, feature_names: tuple[str, ...]) -> LoadedModel:
-        """Return a model that passed the gate; a refused one is tried again when asked again.
+        """Return a model that passed the gate.
+
+        A refusal holds until `prepare` tries again: every shard asks, and judging a slow model once
+        holds up events for long enough.
 
         Raises:
             ModelError: when it is not found or refused.
         """
-        future, mine = self._claim((version, feature_names))
+        future, mine = self._claim((version, feature_names), again=False)
         if mine:
             self._load(future, version, feature_names)
         return future.result()
 
-    def _claim(self, key: tuple[str, tuple[str, ...]]) -> tuple[Future[LoadedModel], bool]:
+    def _claim(
+        self, key: tuple[str, tuple[str, ...]], *, again: bool
+    ) -> tuple[Future[LoadedModel], bool]:
         with self._lock:
             known = self._loaded.get(key)
-            if known is not None and not (known.done() and known.exception() is not None):
+            refused = known is not None and known.done() and known.exception() is not None
+            if known is not None and not (again and refused):
                 return known, False
             self._loaded[key] = Future()
             return self._loaded[key], True
