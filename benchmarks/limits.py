@@ -39,6 +39,7 @@ ALERT_BYTES: Final = 600
 NUMBERS: Final = (
     *("event_time_ms", "amount_minor", "channel", "score", "decision", "flags"),
     *("kafka_partition", "kafka_offset", "published_at_ms", "ingested_at_ms", "decided_at_ms"),
+    "seen_order",
 )
 TEXTS: Final = (
     *("customer_id", "terminal_id", "merchant_id", "currency", "country", "tenant"),
