@@ -209,9 +209,6 @@ def cluster_configuration(
         "cluster.registration.initial-timeout": "100 ms",
         "cluster.registration.max-timeout": "1 s",
         "slot.request.timeout": "120 s",
-        # With every processor busy a JVM takes longer than the usual 10 s to get its actors up, and
-        # would give up, be started again and make it worse.
-        "pekko.startup-timeout": "60 s",
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
         "env.java.opts.all": " ".join(_OPENS),
