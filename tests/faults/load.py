@@ -63,7 +63,14 @@ class ChangingPace:
 class Load:
     """Simulated payments, each with its label: eight days as fast as may be, then at the rate."""
 
-    def __init__(self, settings: Settings, rate: float, customers: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rate: float,
+        customers: int | None = None,
+        *,
+        history: bool = True,
+    ) -> None:
         self._settings = settings
         population = Population(seed=7, customers=customers or CUSTOMERS, terminals=300)
         self._simulation = Simulation(population)
@@ -74,7 +81,9 @@ class Load:
         self._rate = rate
         self._history_ends_ms: int | None = None
         self.steady = threading.Event()
-        self.pace = ChangingPace(max(rate, HISTORY_RATE))
+        self.pace = ChangingPace(max(rate, HISTORY_RATE) if history else rate)
+        if not history:
+            self.steady.set()
         self.silent_partition: int | None = None
         self.sent = 0
 

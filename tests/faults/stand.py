@@ -111,6 +111,7 @@ class Stand:
         addresses: where the job finds other parts than the harness does, as behind a link that can
             be cut: dotted keys of the settings.
         customers: how many there are; see `tests.faults.load`.
+        history: send eight days first, so that labels count.
         flink: settings of the job.
     """
 
@@ -122,6 +123,7 @@ class Stand:
         addresses: Mapping[str, str] | None = None,
         *,
         customers: int | None = None,
+        history: bool = True,
         **flink: object,
     ) -> None:
         resolved = resolved_settings(base)
@@ -137,7 +139,7 @@ class Stand:
         self.stack = LocalStack(base)
         self.cluster = FlinkCluster(self.settings.flink.rest_url or "")
         self.clickhouse = ClickHouseClient(self.settings.clickhouse)
-        self.load = Load(self.settings, rate, customers)
+        self.load = Load(self.settings, rate, customers, history=history)
         self.rate = rate
         self.links: dict[str, Link] = {}
         self.variant: str | None = None

@@ -32,7 +32,8 @@ BY_NAME = {fault.name: fault for fault in FAULTS}
 
 @pytest.fixture(scope="module")
 def stand(faults_stack: Settings) -> Iterator[Stand]:
-    stand = Stand(faults_stack, "short", rate=300.0)
+    # Quick to start, and a day of event time lasts longer than the test.
+    stand = Stand(faults_stack, "short", rate=300.0, customers=15_000, history=False)
     try:
         stand.start()
         yield stand
