@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -42,6 +43,8 @@ class JavaFlink(OnFlink):
         sources = [MODULE / "pom.xml", *folder.glob("*.avsc"), *MODULE.glob("src/**/*.java")]
         newest = max(source.stat().st_mtime for source in sources)
         if not JAR.exists() or JAR.stat().st_mtime < newest:
+            # Jars of a dependency's former version would come first on the class path.
+            shutil.rmtree(MODULE / "target" / "lib", ignore_errors=True)
             command = ["mvn", "-q", "-B", "-ntp", "-f", str(MODULE / "pom.xml"), "package"]
             subprocess.run(command, check=True)
         self._jars = sorted((MODULE / "target" / "lib").glob("*.jar"))
