@@ -15,7 +15,8 @@ from jobs.windows.state_log import FANOUT, StateLog
 from tests.faults import variants
 from tests.faults.link import Link
 from tests.faults.load import ChangingPace
-from tests.faults.report import render
+from tests.faults.matrix import RESULTS
+from tests.faults.report import PAGE, in_page, read, render
 from tests.faults.scenarios import FAULTS
 from tests.faults.variants import LATER_FEATURES
 from tests.support.fraud import Fraud, offline_settings, payment
@@ -200,6 +201,11 @@ def test_the_table_says_what_was_not_run_and_what_did_not_recover() -> None:
     )
     widths = {row.count("|") for row in render(lines).splitlines() if row.startswith("|")}
     assert len(widths) == 1, "each row has as many cells as the head"
+
+
+def test_the_table_in_the_docs_is_the_one_that_the_raw_results_make() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert in_page(page, read(RESULTS)) == page, "run: python -m tests.faults.report --write"
 
 
 def test_every_fault_has_a_name_and_a_text_of_its_own() -> None:
