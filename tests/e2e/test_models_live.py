@@ -216,7 +216,7 @@ def test_models_change_under_load_at_one_row_of_every_shard_and_nothing_is_lost(
             row["version"]: row["stage"] for row in json.loads(live.run("models", "list", "--json"))
         }
         assert listed[one] == "champion"
-        assert "Model" in live.run("models", "show", one)
+        assert one in live.run("models", "show", one)
     live.wait_until("every row", lambda: live.scored() >= sent[0])
     live.label(every=7)
 
