@@ -47,7 +47,7 @@ ROWS_BYTES: Final = 32 * 1024 * 1024
 # How often partitions report how far they are and learn how far they may read: a call to the
 # JobManager from each source task and one back. A replay runs at most the allowed drift ahead in
 # two of them.
-ALIGNMENT_UPDATE_MS: Final = 100
+ALIGNMENT_UPDATE_MS: Final = 50
 FETCH_BYTES: Final = 64 * 1024
 FETCH_MS: Final = 5
 
