@@ -53,6 +53,11 @@ class DailyBacktest:
         self._forecasts: dict[str, tuple[float, list[float]]] = {}
         self._hits: dict[str, list[list[int]]] = {}
 
+    @property
+    def day(self) -> int:
+        """The current day, counted from 1970; -1 before the first event."""
+        return self._day
+
     def crosses(self, event_time_ms: int) -> bool:
         """Return whether this event time begins a day after the current one."""
         return event_time_ms // DAY_MS > self._day

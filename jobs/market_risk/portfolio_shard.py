@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.market_risk.daily import DailyBacktest, DayResult, Forecaster
+from jobs.market_risk.daily import DAY_MS, DailyBacktest, DayResult, Forecaster
 from jobs.market_risk.engine import EngineConfig, Evaluation, FillColumns, MarkColumns, RiskEngine
 from jobs.market_risk.engine_state import (
     pack_parts,
@@ -34,14 +34,31 @@ class PortfolioShard:
         self.engine = RiskEngine(config)
         self.daily = DailyBacktest(_forecasters(config))
 
-    def begin(self, event_time_ms: NDArray[np.int64]) -> list[DayResult]:
-        """Judge the day that ended if these events begin another; call it before them."""
-        newest = max(self.engine.event_time_ms, int(event_time_ms.max(initial=-1)))
-        if newest < 0 or not self.daily.crosses(newest):
+    def day_starts(self, fills: Part, marks: Mapping[int, MarkColumns]) -> list[tuple[int, int]]:
+        """Return the rows of a batch that begin a UTC day, and the event time of each.
+
+        Args:
+            fills: the batch's fills, rows ascending.
+            marks: the batch's marks by row.
+        """
+        newest = [
+            max(int(one.last_ms.max(initial=-1)), int(one.quote_ms.max(initial=-1)))
+            for one in marks.values()
+        ]
+        rows = np.concatenate([fills.rows, np.fromiter(marks, np.int64, len(marks))])
+        times = np.concatenate([fills.integers("event_time_ms"), np.array(newest, np.int64)])
+        order = np.argsort(rows, kind="stable")
+        rows, times = rows[order], times[order]
+        days = np.maximum.accumulate(np.append(self.daily.day, times // DAY_MS))
+        return [(int(rows[at]), int(times[at])) for at in np.flatnonzero(np.diff(days) > 0)]
+
+    def begin(self, event_time_ms: int) -> list[DayResult]:
+        """Judge the day that ended if this event time begins another; call it before the event."""
+        if not self.daily.crosses(event_time_ms):
             return []
         measured = self.engine.evaluate()
         if measured is None:
-            return self.daily.roll(newest, {}, {})
+            return self.daily.roll(event_time_ms, {}, {})
         groups, base = measured.groups, 10.0**BASE_SCALE
         pnl, risk = {}, {}
         for place, (firm, scope, _) in enumerate(measured.grouping.names):
@@ -49,7 +66,7 @@ class PortfolioShard:
                 total = groups.realised[place] + groups.unrealised[place] - groups.fees[place]
                 pnl[firm] = int(total) / base
                 risk[firm] = self._forecasts(groups, place - measured.grouping.instruments)
-        return self.daily.roll(newest, pnl, risk)
+        return self.daily.roll(event_time_ms, pnl, risk)
 
     def add_fills(self, fills: Part) -> tuple[AppliedFills, NDArray[np.bool_]]:
         """Add fills in order; return what became of them and which have a foreign scale."""

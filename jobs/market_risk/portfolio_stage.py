@@ -23,10 +23,12 @@ from jobs.market_risk.replay_log import ReplayLog
 from schemas.errors import RecordError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from jobs.market_risk.daily import DayResult
-    from jobs.market_risk.engine import Evaluation
+    from jobs.market_risk.engine import Evaluation, MarkColumns
     from jobs.market_risk.parts import MarketParts
     from jobs.stage import Metrics, StateMap
 
@@ -92,36 +94,62 @@ class PortfolioStage:
         self, unit: PortfolioShard, batch: bytes, shard: int
     ) -> tuple[MarketBatch, set[int], list[DayResult]]:
         read = self._intake.read(batch)
-        values = read.frames.value
-        fills = read.parts[Topic.FILL]
-        days = unit.begin(fills.integers("event_time_ms"))
+        marks = {
+            row: unpack_marks(read.frames.value.bytes_at(row) or b"")
+            for row in np.flatnonzero(read.topic == Topic.MARKS).tolist()
+        }
+        days: list[DayResult] = []
         repeated: set[int] = set()
         done = 0
-        references = np.flatnonzero(
-            (read.topic >= Topic.INSTRUMENT) & (read.topic < Topic.MARKS)
-        ).tolist()
-        for row in [*references, len(read)]:
+        # A batch may hold several days: each is judged where it ends, however batches are cut.
+        for row, time_ms in unit.day_starts(read.parts[Topic.FILL], marks):
+            repeated |= self._apply_rows(unit, read, marks, range(done, row), shard)
+            days += unit.begin(time_ms)
+            done = row
+        repeated |= self._apply_rows(unit, read, marks, range(done, len(read)), shard)
+        return read, repeated, days
+
+    def _apply_rows(
+        self,
+        unit: PortfolioShard,
+        read: MarketBatch,
+        marks: Mapping[int, MarkColumns],
+        rows: range,
+        shard: int,
+    ) -> set[int]:
+        fills = read.parts[Topic.FILL]
+        if len(rows) < len(read) and len(fills):
+            fills = fills.take((fills.rows >= rows.start) & (fills.rows < rows.stop))
+        repeated: set[int] = set()
+        done = rows.start
+        topic = read.topic[rows.start : rows.stop]
+        references = rows.start + np.flatnonzero(
+            (topic >= Topic.INSTRUMENT) & (topic < Topic.MARKS)
+        )
+        for row in [*references.tolist(), rows.stop]:
             part = fills
-            if references and len(fills):
+            if len(references) and len(fills):
                 part = fills.take((fills.rows >= done) & (fills.rows < row))
             if len(part):
                 applied, foreign = unit.add_fills(part)
                 read.refuse(part.rows[foreign], Refusal.BAD_SCALE)
                 read.refuse(part.rows[applied.rejected], Refusal.AMOUNT_OVERFLOW)
                 repeated |= set(part.rows[~applied.fresh & ~foreign & ~applied.rejected].tolist())
-            if row < len(read):
-                topic = Topic(int(read.topic[row]))
+            if row < rows.stop:
+                kind = Topic(int(read.topic[row]))
                 try:
-                    unit.learn(topic, self._decoders[topic].decode(values.bytes_at(row)))
+                    record = self._decoders[kind].decode(read.frames.value.bytes_at(row))
+                    unit.learn(kind, record)
                 except RecordError:
                     # Every shard has a copy of a reference record; the first writes the dead
                     # letter.
                     if shard <= 0:
                         read.reason[row] = Refusal.BAD_REFERENCE
             done = row + 1
-        for row in np.flatnonzero(read.topic == Topic.MARKS).tolist():
-            unit.put_marks(unpack_marks(values.bytes_at(row) or b""))
-        return read, repeated, days
+        for row, mark in marks.items():
+            if row in rows:
+                unit.put_marks(mark)
+        return repeated
 
     def _breach_chances(
         self, unit: PortfolioShard, evaluation: Evaluation | None

@@ -117,7 +117,7 @@ def settings(tmp_path):
     )
 
 
-def stream(settings, batches=15, seed=5):
+def stream(settings, batches=15, seed=5, overnight=False):
     """The simulator's records as frames: first the reference, then one list for each batch."""
     simulator = MarketSimulator(seed, DeskConfig(instruments=12, fill_share=0.5))
     log = RecordLog()
@@ -131,6 +131,8 @@ def stream(settings, batches=15, seed=5):
     for step in steps:
         if step is None:
             batch = next(source)
+            if overnight:
+                simulator.next_day()
             for topic in ("quotes", "ticks", "fills"):
                 feed.publish(topic, getattr(batch, topic))
         frames = []
@@ -194,6 +196,22 @@ def test_another_cut_of_the_stream_gives_the_same_positions_and_bars(settings):
     for shard in range(2):
         first, second = (job.stages[0]._shards[shard][0] for job in (one, other))
         assert first.snapshot() == second.snapshot()
+
+
+def test_every_day_of_a_batch_is_judged_however_the_stream_is_cut(settings):
+    parts = stream(settings, batches=12, overnight=True)
+    judged = []
+    for cut in (1, 4, len(parts)):
+        job = Job(settings)
+        job.feed(parts[0])
+        for start in range(1, len(parts), cut):
+            job.feed([frame for part in parts[start : start + cut] for frame in part])
+        days = [job.stages[1]._shards[shard][0].daily for shard in job.stages[1]._shards]
+        judged.append((job.rows[Table.FORECASTS], [one.day for one in days]))
+    methods, levels = settings.market_risk.var_methods, settings.market_risk.levels
+    # The first day has no forecast, the last has not ended.
+    assert judged[0][0] >= 9 * len(methods) * len(levels)
+    assert judged[0] == judged[1] == judged[2]
 
 
 def test_a_restarted_job_continues_to_the_bit(settings):
