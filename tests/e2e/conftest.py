@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from connectors.settings import Settings, load_settings
 def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Return settings whose addresses are those of a running stack."""
     home = tmp_path_factory.mktemp("stack")
+    # Jobs register subjects for the topics that they are given: in a copy, not in the repository.
+    shutil.copytree(Path(__file__).resolve().parents[2] / "schemas/registry", home / "schemas")
     settings = load_settings(
         environment={},
         overrides=[
@@ -21,6 +25,7 @@ def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
             "kafka.topics.partitions=2",
             "flink.checkpoint_interval_ms=1000",
             f"models.registry=file:{home}/models",
+            f"schemas.registry=file:{home}/schemas",
             "clickhouse.gather_ms=200",
         ],
     )

@@ -59,6 +59,7 @@ class Live:
         self.flags = [
             f"--set=home={self.settings.home}",
             f"--set=models.registry={self.settings.models.registry}",
+            f"--set=schemas.registry={self.settings.schemas.registry}",
             "--set=models.latency_budget_us=100000",
             "--set=kafka.topics.prefix=models-",
             "--set=clickhouse.database=riskstream_models",
