@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,9 @@ __all__ = ["reserve_words"]
 RESERVE_WORDS: Final = 8 << 30
 # Where addresses are rationed (`vm.overcommit_memory=2`) ever less is tried, down to 64 MiB.
 SMALLEST_WORDS: Final = 8 << 20
+# Python names the flag from 3.13 on; this is its value on Linux. Without it the addresses count as
+# promised memory: 64 GiB are refused, and a process that holds a few stores can no longer fork.
+_NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 def reserve_words(words: int = RESERVE_WORDS) -> NDArray[np.int64]:
@@ -23,7 +27,7 @@ def reserve_words(words: int = RESERVE_WORDS) -> NDArray[np.int64]:
     Raises:
         MemoryError: when not even 64 MiB can be reserved.
     """
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
     while True:
         try:
             memory = mmap.mmap(-1, words * 8, flags=flags)

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,9 @@ def streams(draw: st.DrawFn, longest: int = 60, drift: int = 3_000) -> list[Row]
         rows.append(Row(kind, key, now - late, event_id, fields, fraud, revision))
         if kind is Kind.EVENT:
             events.append(rows[-1])
+        elif kind is Kind.LABEL and draw(st.booleans()):
+            # The word of somebody who knows better, at once.
+            rows.append(replace(rows[-1], is_fraud=not fraud, revision=revision + 1))
     return rows
 
 

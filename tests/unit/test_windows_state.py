@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -225,6 +226,16 @@ def test_tasks_of_one_process_fold_at_the_same_time() -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(there_and_back, range(64)))
+
+
+def test_a_process_that_holds_many_stores_can_fork() -> None:
+    stores = [ShardStore(EVERYTHING, "customer") for _ in range(16)]
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert len(stores) == 16
 
 
 def test_warming_twice_is_harmless() -> None:
