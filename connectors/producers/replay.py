@@ -18,7 +18,7 @@ __all__ = ["Encoder", "ReplaySummary", "Route", "replay"]
 
 # A hand-over costs about 0.3 ms however few events it has: every event alone at 2,000/s took 0.4 of
 # a core. So events leave together, each up to this much after it was due.
-_SLICE_SECONDS: Final = 0.005
+_SLICE_SECONDS: Final = 0.01
 # Waits are cut so that Ctrl-C and progress stay lively.
 _LONGEST_SLEEP_SECONDS: Final = 0.25
 # Labels are put between transactions to within this many; finer makes tiny slices, and a slice
