@@ -11,12 +11,13 @@ from connectors.clickhouse import ClickHouseClient
 if TYPE_CHECKING:
     from jobs.audit import Audit
 
-__all__ = ["ACCOUNTS_TABLE", "remember_account"]
+__all__ = ["ACCOUNTS_TABLE", "TOTALS", "remember_account"]
 
 ACCOUNTS_TABLE: Final = "accounts"
 """One row an account, newest last; rows go after 90 days."""
 
 TOTALS: Final = ("offsets_in", "scored", "dead_lettered", "control", "missing", "doubled")
+"""What became of offsets: totals of an account, and of each of its partitions."""
 FIELDS: Final = ("unexpected", "alerts_expected", "alerts_found", "alerts_wrong", "clean")
 
 

@@ -20,20 +20,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import Gauge
+
+from connectors.account_history import TOTALS
+from connectors.metrics_endpoint import MetricsEndpoint
 
 if TYPE_CHECKING:
     from jobs.audit import Audit
 
 __all__ = ["AuditMetrics"]
 
-ACCOUNTS: Final = ("offsets_in", "scored", "dead_lettered", "control", "missing", "doubled")
 
-
-class AuditMetrics:
-    """A Prometheus endpoint on loopback with the last verdict; nothing of it outlives the process.
+class AuditMetrics(MetricsEndpoint):
+    """The endpoint with the last verdict.
 
     Before the first `publish` no `riskstream_audit_clean` is served: no verdict is not a clean one.
     """
@@ -46,8 +47,13 @@ class AuditMetrics:
         Raises:
             OSError: when the port is taken.
         """
-        self._now = now
-        registry = CollectorRegistry()
+        super().__init__(
+            ("riskstream_audit_last_run_timestamp_seconds", "When the last account was made."),
+            port,
+            address,
+            now,
+        )
+        registry = self.registry
         self._offsets = Gauge(
             "riskstream_audit_offsets",
             "Offsets of a partition by what became of them.",
@@ -75,19 +81,12 @@ class AuditMetrics:
             ["job"],
             registry=registry,
         )
-        self._run = Gauge(
-            "riskstream_audit_last_run_timestamp_seconds",
-            "When the last account was made.",
-            registry=registry,
-        )
-        self._server, self._thread = start_http_server(port, addr=address, registry=registry)
-        self.port: int = self._server.server_port
 
     def publish(self, audit: Audit) -> None:
         """Replace the served account by this one."""
         self._offsets.clear()
         for partition in audit.partitions:
-            for account in ACCOUNTS:
+            for account in TOTALS:
                 self._offsets.labels(partition.topic, str(partition.partition), account).set(
                     getattr(partition, account)
                 )
@@ -99,10 +98,4 @@ class AuditMetrics:
         self._redelivered.labels("dead_letters").set(audit.redelivered_dead_letters)
         self._unexpected.set(audit.unexpected)
         self._verdict.labels("fraud").set(int(audit.clean))
-        self._run.set(self._now())
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5)
+        self.ran()

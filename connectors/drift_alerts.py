@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-import confluent_kafka
-
-from connectors.kafka import librdkafka_config
+from connectors.confirmed import Message, publish_confirmed
 from connectors.settings import Settings
 from schemas.avro import RecordEncoder
 from schemas.contract import contract
-from schemas.errors import RetryableError
 from schemas.registry import open_registry, value_subject
 
 __all__ = ["publish_drift_alerts"]
-
-_DELIVERY_SECONDS: Final = 30.0
 
 
 def publish_drift_alerts(
@@ -37,35 +32,20 @@ def publish_drift_alerts(
     encoder = RecordEncoder(
         text, open_registry(settings.schemas).register(value_subject(topic), text)
     )
-    failures: list[str] = []
-
-    def report(error: confluent_kafka.KafkaError | None, _: confluent_kafka.Message) -> None:
-        if error is not None:
-            failures.append(error.str())
-
-    producer = confluent_kafka.Producer(
-        {
-            **librdkafka_config(settings.kafka),
-            "enable.idempotence": True,
-            "message.timeout.ms": int(_DELIVERY_SECONDS * 1000),
-        }
-    )
     times = ("published_at_ms", "ingested_at_ms", "decided_at_ms")
-    for alert in alerts:
-        whole = {
-            **alert,
-            "rule_set_version": "",
-            "source": {"topic": "", "partition": -1, "offset": -1},
-            **dict.fromkeys(times, now_ms),
-        }
-        producer.produce(
-            topic,
-            encoder.encode(whole),
+    messages = [
+        Message(
             str(alert["entity_id"]).encode(),
-            headers=[("alert_id", str(alert["alert_id"]).encode())],
-            on_delivery=report,
+            encoder.encode(
+                {
+                    **alert,
+                    "rule_set_version": "",
+                    "source": {"topic": "", "partition": -1, "offset": -1},
+                    **dict.fromkeys(times, now_ms),
+                }
+            ),
+            (("alert_id", str(alert["alert_id"]).encode()),),
         )
-    if producer.flush(_DELIVERY_SECONDS) or failures:
-        reason = failures[0] if failures else "no answer"
-        msg = f"publishing {len(alerts)} drift alerts to {topic!r}: {reason}; is Kafka up?"
-        raise RetryableError(msg)
+        for alert in alerts
+    ]
+    publish_confirmed(settings.kafka, topic, messages, f"{len(alerts)} drift alerts")

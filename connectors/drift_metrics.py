@@ -22,13 +22,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import Gauge
+
+from connectors.metrics_endpoint import MetricsEndpoint
 
 __all__ = ["DriftMetrics"]
 
 
-class DriftMetrics:
-    """A Prometheus endpoint on loopback; nothing of it outlives the process."""
+class DriftMetrics(MetricsEndpoint):
+    """The endpoint with the newest comparison."""
 
     def __init__(
         self, port: int, address: str = "127.0.0.1", now: Callable[[], float] = time.time
@@ -38,8 +40,13 @@ class DriftMetrics:
         Raises:
             OSError: when the port is taken.
         """
-        self._now = now
-        registry = CollectorRegistry()
+        super().__init__(
+            ("riskstream_drift_last_run_timestamp_seconds", "When the last look was taken."),
+            port,
+            address,
+            now,
+        )
+        registry = self.registry
         labels = ["model_version", "feature", "measure"]
         self._value = Gauge(
             "riskstream_drift",
@@ -68,13 +75,6 @@ class DriftMetrics:
             )
             for name in ("precision", "recall")
         }
-        self._run = Gauge(
-            "riskstream_drift_last_run_timestamp_seconds",
-            "When the last look was taken.",
-            registry=registry,
-        )
-        self._server, self._thread = start_http_server(port, addr=address, registry=registry)
-        self.port: int = self._server.server_port
 
     def publish(
         self, drift: Sequence[Mapping[str, Any]], quality: Sequence[Mapping[str, Any]]
@@ -98,10 +98,4 @@ class DriftMetrics:
                 for estimate, key in (("mature", name), ("corrected", f"{name}_corrected")):
                     if not math.isnan(row[key]):
                         gauge.labels(row["model_version"], estimate).set(row[key])
-        self._run.set(self._now())
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5)
+        self.ran()

@@ -129,22 +129,19 @@ class DriftStore:
             "FROM scored_transactions "
             "WHERE event_time_ms >= {first:Int64} AND event_time_ms < {end:Int64} "
             "AND model_version = {model:String} "
-            "ORDER BY cityHash64(event_id) LIMIT {most:UInt64} BY window FORMAT RowBinary"
+            "ORDER BY cityHash64(event_id) LIMIT {most:UInt64} BY window"
         )
-        answer = self._client.request(
+        rows = self._client.table(
+            query,
+            [("window", "<i8"), ("score", "<f8"), ("features", "<f8", (len(features),))],
             {
-                "param_length": str(window_ms),
-                "param_first": str(first_ms),
-                "param_end": str(end_ms),
-                "param_model": model_version,
-                "param_most": str(most),
+                "length": window_ms,
+                "first": first_ms,
+                "end": end_ms,
+                "model": model_version,
+                "most": most,
             },
-            query.encode(),
         )
-        dtype = np.dtype(
-            [("window", "<i8"), ("score", "<f8"), ("features", "<f8", (len(features),))]
-        )
-        rows = np.frombuffer(answer, dtype)
         return WindowSample(rows["window"].copy(), rows["score"].copy(), rows["features"].copy())
 
     def judged(self, first_ms: int, end_ms: int) -> list[dict[str, Any]]:

@@ -175,11 +175,9 @@ def stored_offsets(
             f"SELECT kafka_offset FROM {view} "  # noqa: S608 - our own names
             "WHERE kafka_topic = {topic:String} AND kafka_partition = {partition:Int32} "
             "AND kafka_offset >= {first:Int64} AND kafka_offset < {last:Int64} "
-            f"AND ({condition}) FORMAT RowBinary"
+            f"AND ({condition})"
         )
-        arguments = {f"param_{name}": str(value) for name, value in parameters.items()}
-        answer = client.request(arguments, query.encode())
-        found[r.topic, r.partition] = np.frombuffer(answer, "<i8").astype(np.int64)
+        found[r.topic, r.partition] = client.table(query, "<i8", parameters).astype(np.int64)
     return found
 
 

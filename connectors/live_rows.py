@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,26 +51,20 @@ def live_rows(
         f"SELECT event_time_ms, amount_minor, cityHash64(customer_id), "  # noqa: S608 - feature names
         f"toUInt8(event_id IN (SELECT event_id FROM labels WHERE is_fraud)){columns} "
         "FROM scored_transactions WHERE event_time_ms >= {since:Int64} "
-        "AND feature_set_version = {version:String} ORDER BY event_time_ms, event_id "
-        "FORMAT RowBinary"
+        "AND feature_set_version = {version:String} ORDER BY event_time_ms, event_id"
     )
-    client = ClickHouseClient(settings)
-    try:
-        answer = client.request(
-            {"param_since": str(since_ms), "param_version": feature_set_version}, query.encode()
+    with closing(ClickHouseClient(settings)) as client:
+        rows = client.table(
+            query,
+            [
+                ("time", "<i8"),
+                ("amount", "<i8"),
+                ("customer", "<u8"),
+                ("fraud", "u1"),
+                ("features", "<f8", (len(features),)),
+            ],
+            {"since": since_ms, "version": feature_set_version},
         )
-    finally:
-        client.close()
-    rows = np.frombuffer(
-        answer,
-        [
-            ("time", "<i8"),
-            ("amount", "<i8"),
-            ("customer", "<u8"),
-            ("fraud", "u1"),
-            ("features", "<f8", (len(features),)),
-        ],
-    )
     return LiveRows(
         rows["time"].copy(),
         rows["amount"].copy(),
@@ -96,24 +91,14 @@ def scored_pairs(
         "WHERE t.model_version = {champion:String} AND s.model_version = {shadow:String} "
         "AND isFinite(t.score) AND isFinite(s.score) AND t.event_time_ms <= "
         "(SELECT max(event_time_ms) FROM scored_transactions_raw) - {delay:Int64} "
-        "ORDER BY t.event_time_ms, t.event_id FORMAT RowBinary"
+        "ORDER BY t.event_time_ms, t.event_id"
     )
-    client = ClickHouseClient(settings)
-    try:
-        answer = client.request(
-            {
-                "param_champion": champion,
-                "param_shadow": shadow,
-                "param_delay": str(label_delay_ms),
-            },
-            query.encode(),
+    with closing(ClickHouseClient(settings)) as client:
+        rows = client.table(
+            query,
+            [("champion", "<f8"), ("shadow", "<f8"), ("customer", "<u8"), ("fraud", "u1")],
+            {"champion": champion, "shadow": shadow, "delay": label_delay_ms},
         )
-    finally:
-        client.close()
-    rows = np.frombuffer(
-        answer,
-        [("champion", "<f8"), ("shadow", "<f8"), ("customer", "<u8"), ("fraud", "u1")],
-    )
     return ScoredPairs(
         rows["champion"].copy(),
         rows["shadow"].copy(),

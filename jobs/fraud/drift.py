@@ -16,6 +16,7 @@ import numpy as np
 
 from connectors.drift_store import DriftStore, WindowCount
 from jobs.fraud.features import FRAUD_FEATURES
+from jobs.windows.durations import DAY_MS
 from models.drift import (
     SCORE,
     DriftLimits,
@@ -31,7 +32,6 @@ from models.registry import Registry
 
 __all__ = ["DriftPlan", "DriftRun", "DriftWatch"]
 
-DAY_MS: Final = 86_400_000
 _SAMPLE: Final = 5_000
 # Rows a window and model: more than twice the reference sample, so the reference is what bounds the
 # precision of PSI and KS; 15 features of 5,000 rows are 0.6 MB.

@@ -10,7 +10,7 @@ A job reads like its diagram::
 
 Every operator gets a uid from its name, so that state finds its operator again after an upgrade.
 Thread mode allows one Python operator in a task, so each stage starts behind a shuffle and the
-writer starts its own chain; `tests/job` checks the graph for it.
+writer starts its own chain; the end-to-end tests run in thread mode.
 """
 
 from __future__ import annotations

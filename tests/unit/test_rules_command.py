@@ -106,7 +106,7 @@ def test_a_published_record_carries_the_rules_that_the_job_compiles(
 
 
 def test_a_kafka_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.control._DELIVERY_SECONDS", 1.0)
+    monkeypatch.setattr("connectors.confirmed._DELIVERY_SECONDS", 1.0)
     settings = load_settings(environment={}, overrides=["kafka.bootstrap_servers=127.0.0.1:1"])
     record = make_control("ping", "x", "me", 5)
     with pytest.raises(RetryableError, match="publishing a control record"):
