@@ -34,7 +34,8 @@ PATIENCE_MS = 60_000
 def served(*overrides: str) -> Iterator[str]:
     """Run `riskstream dashboard` under some settings and yield its address."""
     if not (ROOT / "dashboards/static/vendor/versions.json").is_file():
-        pytest.skip("the browser's libraries are not built: npm run build in dashboards/web")
+        # The set-up builds them: without them it is broken, and so is what a user would see.
+        pytest.fail("the browser's libraries are not built: run `make setup`")
     chosen = [part for override in overrides for part in ("--set", override)]
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli.main", *chosen, "dashboard", "--port", "0", "--json"],
@@ -54,6 +55,7 @@ def chromium() -> Iterator[Any]:
     """Run headless Chromium."""
     found = os.environ.get("RISKSTREAM_CHROMIUM") or shutil.which("chromium")
     if found is None:
+        # A browser is no part of the set-up: nothing that runs needs one.
         pytest.skip("no chromium on the PATH; apt-get install chromium, or set RISKSTREAM_CHROMIUM")
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 

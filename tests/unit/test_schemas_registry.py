@@ -265,6 +265,7 @@ class Address:
 
 def test_the_settings_choose_the_registry(tmp_path: Path) -> None:
     assert isinstance(open_registry(Address(f"file:{tmp_path}")), FileRegistry)
+    # A made-up name that nobody asks: the kind of registry follows from the address alone.
     assert isinstance(open_registry(Address("https://registry:8081")), HttpRegistry)
     with pytest.raises(ConfigurationError, match="expected file:FOLDER"):
         open_registry(Address("ftp://registry"))
