@@ -81,6 +81,7 @@ class PendingLabels:
     def __init__(self, policy: LabelPolicy) -> None:
         self._policy = policy
         self._chunks: list[_Chunk] = []
+        self._next_due: int | None = None
 
     def __len__(self) -> int:
         return sum(len(chunk.due) - chunk.taken for chunk in self._chunks)
@@ -96,6 +97,8 @@ class PendingLabels:
         due = batch.event_time_ms[rows] + self._policy.delay_ms
         rows = rows[np.argsort(due, kind="stable")]
         times = batch.event_time_ms[rows]
+        first = int(times[0]) + self._policy.delay_ms
+        self._next_due = first if self._next_due is None else min(first, self._next_due)
         self._chunks.append(
             _Chunk(
                 due=times + self._policy.delay_ms,
@@ -110,14 +113,18 @@ class PendingLabels:
 
     def due_times(self, until_ms: int) -> NDArray[np.int64]:
         """Return, sorted, when the labels known by `until_ms` are due."""
+        if self._next_due is None or until_ms < self._next_due:
+            return np.zeros(0, np.int64)
         parts = [
             chunk.due[chunk.taken : np.searchsorted(chunk.due, until_ms, "right")]
             for chunk in self._chunks
         ]
-        return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+        return np.sort(np.concatenate(parts))
 
     def release(self, until_ms: int | None) -> LabelBatch | None:
         """Take the labels known by `until_ms` (None: all that wait), earliest first."""
+        if self._next_due is None or (until_ms is not None and until_ms < self._next_due):
+            return None
         parts: list[tuple[_Chunk, slice]] = []
         for chunk in self._chunks:
             stop = (
@@ -128,9 +135,9 @@ class PendingLabels:
             if stop > chunk.taken:
                 parts.append((chunk, slice(chunk.taken, stop)))
                 chunk.taken = stop
-        if not parts:
-            return None
         self._chunks = [chunk for chunk in self._chunks if chunk.taken < len(chunk.due)]
+        left = [int(chunk.due[chunk.taken]) for chunk in self._chunks]
+        self._next_due = min(left, default=None)
         due = np.concatenate([chunk.due[part] for chunk, part in parts])
         order = np.argsort(due, kind="stable")
         due = due[order]

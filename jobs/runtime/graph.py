@@ -47,9 +47,15 @@ ROWS_BYTES: Final = 32 * 1024 * 1024
 # How often partitions report how far they are and learn how far they may read: a call to the
 # JobManager from each source task and one back. A replay runs at most the allowed drift ahead in
 # two of them.
-ALIGNMENT_UPDATE_MS: Final = 50
+ALIGNMENT_UPDATE_MS: Final = 80
 FETCH_BYTES: Final = 64 * 1024
 FETCH_MS: Final = 10
+# Process mode collects a bundle before it calls Python: bound what that adds to latency. Thread
+# mode has no bundles, and its operators would look for them at this pace all the same.
+_PROCESS_BUNDLES: Final = {
+    "python.fn-execution.bundle.time": "5",
+    "python.fn-execution.bundle.size": "100",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +96,7 @@ class JobGraph:
             "python.execution-mode": flink.execution_mode,
             "python.executable": sys.executable,
             "python.client.executable": sys.executable,
-            # Process mode collects a bundle before it calls Python: bound what that adds to
-            # latency.
-            "python.fn-execution.bundle.time": "5",
-            "python.fn-execution.bundle.size": "100",
+            **(_PROCESS_BUNDLES if flink.execution_mode == "process" else {}),
             "parallelism.default": str(flink.parallelism),
             "pipeline.object-reuse": "true",
             "execution.buffer-timeout.interval": "0ms",
@@ -155,14 +158,19 @@ class JobGraph:
             ALIGNMENT_UPDATE_MS,
             self._flink.idle_partition_ms,
         )
-        j_frames = self._env._j_stream_execution_environment.fromSource(  # noqa: SLF001
-            builder.build(), watermarks, name
-        ).uid(_uid(name))
+        readers = self._flink.source_parallelism
+        j_frames = (
+            self._env._j_stream_execution_environment.fromSource(  # noqa: SLF001
+                builder.build(), watermarks, name
+            )
+            .uid(_uid(name))
+            .setParallelism(readers)
+        )
         batcher = self._bridge.ShardBatcher(
             self._flink.batch_bytes, self._flink.batch_ms, self._j_shard_keys
         )
         j_batches = j_frames.transform(f"{name}: batch by shard", self._j_batch_type(), batcher)
-        return Batches(j_batches.uid(_uid(f"{name}-batch")))
+        return Batches(j_batches.uid(_uid(f"{name}-batch")).setParallelism(readers))
 
     def stage(self, name: str, batches: Batches, stage: Stage) -> Routed:
         """Run a keyed stage: shuffle by shard, merge what waited, call Python once a batch."""
@@ -240,17 +248,20 @@ class JobGraph:
                 self._bridge.RowGather(clickhouse.gather_ms, clickhouse.gather_rows, ROWS_BYTES),
             )
             .uid(_uid(f"{name}-gather"))
+            .setParallelism(clickhouse.writers)
             .disableChaining()
         )
         # A chain of its own: the stage in front is a Python operator too.
         done = (
             DataStream(j_gathered)
             .process(WriterFunction(writer), Types.PRIMITIVE_ARRAY(Types.BYTE()))
+            .set_parallelism(clickhouse.writers)
             .uid(_uid(name))
             .name(name)
         )
         discard = jvm.org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink()
-        done._j_data_stream.sinkTo(discard).uid(_uid(f"{name}-end")).name(f"{name}: end")  # noqa: SLF001
+        j_end = done._j_data_stream.sinkTo(discard).setParallelism(clickhouse.writers)  # noqa: SLF001
+        j_end.uid(_uid(f"{name}-end")).name(f"{name}: end")
 
     def submit(self) -> str:
         """Submit the graph to the cluster and return the job id."""

@@ -81,7 +81,7 @@ def test_unrelated_environment_variables_are_left_alone() -> None:
     [
         "kafka.security_protocol=SASL_SSL",
         "flink.shards=3",
-        "flink.max_parallelism=2",
+        "flink.max_parallelism=1",
         "local.task_managers=0",
         "redis.when_down=give_up",
         "kafka.topics.partitions=0",
@@ -100,7 +100,7 @@ def test_settings_do_not_change_once_read() -> None:
 
 def test_the_fingerprint_changes_with_a_setting_and_only_then() -> None:
     one = load_settings(environment={})
-    other = load_settings(environment={}, overrides=["flink.parallelism=4"])
+    other = load_settings(environment={}, overrides=["flink.parallelism=1"])
     assert one.fingerprint() == load_settings(environment={}).fingerprint()
     assert one.fingerprint() != other.fingerprint()
 
