@@ -61,14 +61,21 @@ class InstrumentStage:
         if shard not in self._shards:
             self._shards[shard] = self._open_shard(state)
         unit, log = self._shards[shard]
-        read, update = self._apply(unit, batch)
-        if len(update.rows):
+        read = self._intake.read(batch)
+        packets: list[bytes] = []
+        frames: list[bytes] = []
+        moved = False
+        # What a day ended with goes on before what the next one begins with.
+        for rows in read.days():
+            update = self._apply(unit, read, rows)
+            packets += [self._onward(read, rows, shard), self._marks(unit, update)]
+            packets.append(self._bar_rows(unit, update.bars))
+            packets.append(self._mark_rows(unit, update, read))
+            frames += self._market_alerts(unit, update, read)
+            moved |= bool(len(update.rows))
+        if moved:
             log.append(batch, unit.snapshot)
-        packets = [self._onward(read, shard), self._marks(unit, update)]
-        packets.append(self._bar_rows(unit, update.bars))
-        packets.append(self._mark_rows(unit, update, read))
-        frames = [*self._market_alerts(unit, update, read), *self._letters(read)]
-        packets.append(kafka_packet(frames))
+        packets.append(kafka_packet([*frames, *self._letters(read)]))
         self._metrics.count("events_in", len(read))
         self._metrics.count("batches")
         self._metrics.gauge("batch_size", len(read))
@@ -84,19 +91,23 @@ class InstrumentStage:
             else InstrumentShard.restore(self._config, snapshot)
         )
         for batch in log.batches():
-            self._apply(unit, batch)
+            read = self._intake.read(batch)
+            for rows in read.days():
+                self._apply(unit, read, rows)
         return unit, log
 
-    def _apply(self, unit: InstrumentShard, batch: bytes) -> tuple[MarketBatch, ShardUpdate]:
-        read = self._intake.read(batch)
-        update = unit.update(read.parts[Topic.TICK], read.parts[Topic.QUOTE])
+    def _apply(self, unit: InstrumentShard, read: MarketBatch, rows: range) -> ShardUpdate:
+        parts = read.parts
+        update = unit.update(parts[Topic.TICK].within(rows), parts[Topic.QUOTE].within(rows))
         read.refuse(update.foreign, Refusal.BAD_SCALE)
-        return read, update
+        return update
 
-    def _onward(self, read: MarketBatch, shard: int) -> bytes:
-        fills = read.parts[Topic.FILL]
+    def _onward(self, read: MarketBatch, rows: range, shard: int) -> bytes:
+        fills = read.parts[Topic.FILL].within(rows)
         targets = np.full(len(read), shard, np.int32)
-        keep = (read.topic >= Topic.INSTRUMENT) & (read.topic < Topic.MARKS)
+        keep = np.zeros(len(read), np.bool_)
+        topic = read.topic[rows.start : rows.stop]
+        keep[rows.start : rows.stop] = (topic >= Topic.INSTRUMENT) & (topic < Topic.MARKS)
         if len(fills):
             targets[fills.rows] = shard_of(fills.text("firm_id"), self._shard_count)
             keep[fills.rows] = True

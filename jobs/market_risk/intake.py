@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from connectors.frames import FrameBatch, topic_index
 from connectors.source_time import source_time_ms
+from jobs.market_risk.daily import DAY_MS
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.decoder import ColumnarDecoder
 from schemas.reasons import Reason
@@ -118,6 +120,12 @@ class Part:
             raise TypeError(msg)
         return column
 
+    def within(self, rows: range) -> Part:
+        """Return those of a stretch of the batch."""
+        if not len(self) or (rows.start <= self.rows[0] and self.rows[-1] < rows.stop):
+            return self
+        return self.take((self.rows >= rows.start) & (self.rows < rows.stop))
+
     def take(self, chosen: NDArray[np.bool_]) -> Part:
         """Return some of the rows."""
         return Part(
@@ -137,6 +145,19 @@ class MarketBatch:
 
     def __len__(self) -> int:
         return len(self.topic)
+
+    def days(self) -> list[range]:
+        """Return the batch in stretches, cut where a sound event begins a later UTC day.
+
+        An event of an earlier day stays where it came. A batch within a day is one stretch.
+        """
+        parts = [self.parts[kind] for kind in (Topic.TICK, Topic.QUOTE, Topic.FILL)]
+        rows = np.concatenate([part.rows for part in parts])
+        days = np.concatenate([part.integers("event_time_ms") for part in parts]) // DAY_MS
+        order = np.argsort(rows)
+        reached = np.maximum.accumulate(days[order])
+        cuts = rows[order][1:][reached[1:] > reached[:-1]].tolist()
+        return [range(low, high) for low, high in pairwise([0, *cuts, len(self)])]
 
     def refuse(self, rows: NDArray[np.intp], why: Refusal) -> None:
         """Mark rows that a later check refused."""

@@ -117,9 +117,7 @@ class PortfolioStage:
         rows: range,
         shard: int,
     ) -> set[int]:
-        fills = read.parts[Topic.FILL]
-        if len(rows) < len(read) and len(fills):
-            fills = fills.take((fills.rows >= rows.start) & (fills.rows < rows.stop))
+        fills = read.parts[Topic.FILL].within(rows)
         repeated: set[int] = set()
         done = rows.start
         topic = read.topic[rows.start : rows.stop]
@@ -127,9 +125,7 @@ class PortfolioStage:
             (topic >= Topic.INSTRUMENT) & (topic < Topic.MARKS)
         )
         for row in [*references.tolist(), rows.stop]:
-            part = fills
-            if len(references) and len(fills):
-                part = fills.take((fills.rows >= done) & (fills.rows < row))
+            part = fills.within(range(done, row))
             if len(part):
                 applied, foreign = unit.add_fills(part)
                 read.refuse(part.rows[foreign], Refusal.BAD_SCALE)

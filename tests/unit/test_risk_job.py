@@ -214,6 +214,29 @@ def test_every_day_of_a_batch_is_judged_however_the_stream_is_cut(settings):
     assert judged[0] == judged[1] == judged[2]
 
 
+def test_a_day_ends_with_its_own_prices_however_the_stream_is_cut(settings):
+    """All through one shard, so that the order of arrival is that of the stream in every run."""
+    parts = [
+        [(None if target is None else 0, frame) for target, frame in part]
+        for part in stream(settings, batches=8, overnight=True)
+    ]
+    ended = []
+    for cut in (1, 3, len(parts)):
+        job = Job(settings)
+        job.feed(parts[0])
+        found = {shard: [] for shard in job.stages[1]._shards}
+        for shard, days in found.items():
+            daily = job.stages[1]._shards[shard][0].daily
+            roll = daily.roll
+            daily.roll = lambda *args, days=days, roll=roll: days.append(args[1]) or roll(*args)
+        for start in range(1, len(parts), cut):
+            job.feed([frame for part in parts[start : start + cut] for frame in part])
+        ended.append(found)
+    profits = [one["firm"] for days in ended[0].values() for one in days if one]
+    assert len(set(profits)) >= 7
+    assert ended[0] == ended[1] == ended[2]
+
+
 def test_a_restarted_job_continues_to_the_bit(settings):
     parts = stream(settings)
     straight, stopped = Job(settings), Job(settings)
