@@ -503,9 +503,8 @@ class Stand:
             self.settings.home, f"schemas.registry={self.settings.schemas.registry}"
         )
         undisturbed = Fraud(offline, self.settings.flink.shards)
-        frames = self._frames()
-        for low in range(0, len(frames), 1_000):
-            undisturbed.send(frames[low : low + 1_000])
+        for frames in self._stretches():
+            undisturbed.send(frames)
         columns = ", ".join(f"reinterpretAsUInt64(`{n}`) AS `{n}`" for n in FRAUD_FEATURES.names)
         prefix = self.settings.kafka.topics.prefix
         stored = {
@@ -526,8 +525,25 @@ class Stand:
             for place, row in expected.items()
         ) + len(stored.keys() - expected.keys())
 
-    def _frames(self) -> list[bytes]:
-        found: list[tuple[int, str, int, int, bytes]] = []
+    def _stretches(self) -> Iterator[list[bytes]]:
+        """Yield what was sent in the order in which it was published, some hours at a time.
+
+        A send passes the customers of one shard and then those of the next: the terminals of a
+        longer stretch would see the second half later than the windows allow.
+        """
+        stretch: list[bytes] = []
+        began = 0
+        for stamp, frame in self._frames():
+            if stretch and (len(stretch) == 1_000 or stamp - began > 6 * 3_600_000):
+                yield stretch
+                stretch = []
+            if not stretch:
+                began = stamp
+            stretch.append(frame)
+        yield stretch
+
+    def _frames(self) -> list[tuple[int, bytes]]:
+        found: list[tuple[int, str, int, int, int, bytes]] = []
         topics = self.settings.kafka.topics
         for field in ("transactions", "labels"):
             topic = topics.name(field)
@@ -547,8 +563,9 @@ class Stand:
                     timestamp_ms=published,
                     ingested_at_ms=published,
                 )
-                found.append((published, name, record.partition(), record.offset(), data))
-        return [entry[-1] for entry in sorted(found)]
+                place = (record.partition(), record.offset())
+                found.append((published, name, *place, stamp, data))
+        return [entry[-2:] for entry in sorted(found)]
 
 
 def _bits(hexadecimal: str) -> int:

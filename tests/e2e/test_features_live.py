@@ -1,9 +1,4 @@
-"""Features of a running job: killed, upgraded, then verified and traced by the commands.
-
-Not part of `make test`: it takes a quarter of an hour on a busy machine.
-
-    python -m pytest -c pyproject.toml -p tests.e2e.conftest tests/faults/features_live.py
-"""
+"""Features of a running job: killed, upgraded, then verified and traced by the commands."""
 
 from __future__ import annotations
 
