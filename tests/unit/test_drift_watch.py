@@ -97,8 +97,10 @@ def version(registry: Registry) -> str:
     return registry.register(folder)
 
 
-def watch(rows: Rows, registry: Registry, told: list[dict[str, Any]]) -> DriftWatch:
-    plan = DriftPlan(HOUR, HOUR // 12, 7 * DAY, DriftLimits(), most_windows=100)
+def watch(
+    rows: Rows, registry: Registry, told: list[dict[str, Any]], window_ms: int = HOUR
+) -> DriftWatch:
+    plan = DriftPlan(window_ms, HOUR // 12, 7 * DAY, DriftLimits(), most_windows=100)
     return DriftWatch(rows, registry, plan, told.extend)  # type: ignore[arg-type]
 
 
@@ -120,6 +122,26 @@ def test_a_window_is_compared_once_and_only_when_it_is_complete(
     rows.add(times(5, 102 * HOUR), features(5, 4))
     again = watch(rows, registry, told).look()
     assert {row["window_start"] for row in again.drift} == {101 * HOUR}, "after a restart too"
+
+
+@pytest.mark.parametrize(
+    ("window_ms", "alerting"),
+    [(HOUR, set()), (DAY, {"night"}), (7 * DAY, {"night", "weekend"})],
+)
+def test_the_clock_alone_is_no_drift(
+    registry: Registry, version: str, window_ms: int, alerting: set[str]
+) -> None:
+    """Calendar features are measured always and judged over whole periods of the calendar."""
+    rows, told = Rows(version), []
+    moved = features(500, 2)
+    for name in ("night", "weekend"):
+        moved[:, NAMES.index(name)] = 1.0
+    rows.add(700 * DAY + np.arange(500) * 1_000, moved)
+    rows.add(times(1, 700 * DAY + 2 * window_ms), features(1, 3))
+    watch(rows, registry, told, window_ms).look()
+    measured = {row["feature"] for row in rows.written if row["measure"] == "psi"}
+    assert {"night", "weekend"} <= measured
+    assert {row["feature"] for row in rows.written if row["breached"]} == alerting
 
 
 def test_a_feature_that_moved_is_written_published_and_served(
