@@ -22,7 +22,7 @@ _LOG: Final = logging.getLogger(__name__)
 # than the newest row seen is read again. Rows replace themselves by their index, so it costs only
 # the reading.
 _OVERLAP_MS: Final = 3_000
-# With the query and the drawing a page is then within a second of a row; shorter presses ClickHouse.
+# With query and drawing a page is then within a second of a row; shorter presses ClickHouse.
 _POLL_SECONDS: Final = 0.25
 _POLL_AFTER_ERROR_SECONDS: Final = 2.0
 

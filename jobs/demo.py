@@ -37,7 +37,7 @@ from schemas.contract import contract
 from schemas.errors import FatalError
 from schemas.registry import open_registry
 
-__all__ = ["AlertWatch", "DemoError", "DemoResult", "StagedPace", "Traffic", "run_demo"]
+__all__ = ["AlertWatch", "CutAt", "DemoError", "DemoResult", "StagedPace", "Traffic", "run_demo"]
 
 # Nothing new for this long, with events missing: the job is stuck, not slow.
 STALL_SECONDS: Final = 90
@@ -89,6 +89,29 @@ class _Unlabelled:
     def batches(self) -> Iterator[TransactionBatch]:
         for batch in self.source.batches():
             yield replace(batch, is_fraud=None)
+
+
+@dataclass(frozen=True, slots=True)
+class CutAt:
+    """A source whose batches end after so many transactions, where the pace changes."""
+
+    source: TransactionSource
+    at: int
+
+    @property
+    def total(self) -> int | None:
+        """Transactions that will come, where the source knows."""
+        return self.source.total
+
+    def batches(self) -> Iterator[TransactionBatch]:
+        """Yield the source's batches, the one over the cut in two."""
+        done = 0
+        for batch in self.source.batches():
+            cut = min(max(self.at - done, 0), len(batch))
+            for part in (batch.rows(0, cut), batch.rows(cut, len(batch))):
+                if len(part):
+                    yield part
+            done += len(batch)
 
 
 @dataclass(slots=True)
@@ -239,7 +262,7 @@ def run_demo(
             burst = total - min(STEADY_EVENTS, total // 10)
         pace = StagedPace(burst, traffic.rate or STEADY_RATE, counter.wait_for)
         summary = replay(
-            traffic.source(),
+            CutAt(traffic.source(), burst),
             bulk_publisher(librdkafka_config(settings.kafka)),
             pace,
             LabelPolicy("frauds", LABEL_DELAY_MS),
