@@ -70,6 +70,10 @@ def broker_properties(
         "share.coordinator.state.topic.min.isr": "1",
         # Consumers of a fresh group would otherwise wait 3 s for company.
         "group.initial.rebalance.delay.ms": "0",
+        # A killed broker may register again when the session of its predecessor has ended, 9 s by
+        # default. Controller and broker are one process here: both stand still or neither does.
+        "broker.heartbeat.interval.ms": "500",
+        "broker.session.timeout.ms": "3000",
         "log.retention.ms": "-1",
         "log.retention.bytes": "-1",
         "message.max.bytes": str(8 * 1024 * 1024),

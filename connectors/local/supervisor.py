@@ -166,12 +166,12 @@ class Supervisor:
             if self._stop.is_set():
                 return
             why = self._explain_end(part, process)
-            failures = 0 if time.monotonic() - began > FORGIVE_SECONDS else failures + 1
+            failures = failures_in_a_row(failures, time.monotonic() - began)
             if not ever_ready and failures >= FIRST_START_ATTEMPTS:
                 self._set(part, state="failed", pid=None, why=why)
                 return
             self._set(part, state="restarting", pid=None, why=why, restarted=True)
-            self._stop.wait(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1])
+            self._stop.wait(pause_seconds(failures))
 
     def _prepare(self, part: Part) -> bool:
         if not part.prepare or Path(part.prepared).exists():
@@ -291,6 +291,16 @@ class Supervisor:
         self._health_port = server.server_address[1]
         threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
         return server
+
+
+def failures_in_a_row(before: int, ran_seconds: float) -> int:
+    """Count an end: the first one again after a long run, else one more than before."""
+    return 1 if ran_seconds > FORGIVE_SECONDS else before + 1
+
+
+def pause_seconds(failures: int) -> float:
+    """Return the pause before a part starts again after its n-th failure in a row, n from 1."""
+    return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1]
 
 
 def stop_groups_of_dead(leader: ProcessId) -> None:
