@@ -81,7 +81,7 @@ def test_every_part_answers_at_the_address_it_is_said_to_have(
     found = resolved_settings(settings)
     assert ensure_topics(found.kafka, ["one", "two"]) == ["one", "two"]
     assert ensure_topics(found.kafka, ["one", "two"]) == []
-    assert end_offsets(found.kafka, "one") == dict.fromkeys(range(4), 0)
+    assert end_offsets(found.kafka, "one") == dict.fromkeys(range(found.kafka.topics.partitions), 0)
     assert redis_client(found.redis).ping()
     in_default = found.clickhouse.model_copy(update={"database": "default"})
     ClickHouseClient(in_default).execute("SELECT 1")
