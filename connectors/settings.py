@@ -166,7 +166,7 @@ class FlinkSettings(_Section):
     transaction_timeout_ms: Positive = 10 * 60_000
     batch_ms: Positive = 5
     batch_bytes: Positive = 256 * 1024
-    max_event_time_drift_ms: Positive = 16 * 3_600_000
+    max_event_time_drift_ms: Positive = 12 * 3_600_000
     idle_partition_ms: Positive = 250
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Partitions are read within sixteen hours of each other; within that, arrival decides nothing."""
+"""Partitions are read within half a day of each other; within that, arrival decides nothing."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def answers(behind: str, hours: int) -> tuple[dict[Any, Any], frozenset[Any]]:
 
 
 @pytest.mark.parametrize("behind", ["p1", "labels"])
-def test_what_comes_sixteen_hours_later_is_decided_alike(behind: str) -> None:
+def test_what_comes_half_a_day_later_is_decided_alike(behind: str) -> None:
     assert answers(behind, HOURS) == answers("", 0)
     rows, alerts = answers("", 0)
     assert len(rows) > 1_500
