@@ -228,12 +228,9 @@ class MarketRiskSettings(_Section):
     Risk is recomputed when a position changed or a price moved by `material_move` since the last
     time. Measures and limits go by the plain method; `var_methods` are those that `risk_var` and
     the daily back-tests hold. `breach_model` is a version, or a name whose newest version counts,
-    in the model registry; empty: limits have no chance of a breach. Rows are gathered for
-    `gather_ms`: with 300 they are there in half the time (0.28 s instead of 0.55 s, medians) and
-    ClickHouse takes four times the CPU.
+    in the model registry; empty: limits have no chance of a breach.
     """
 
-    gather_ms: Positive = 1_000
     base_currency: str = "USD"
     bar_intervals_ms: tuple[Positive, ...] = (1_000, 60_000, 300_000)
     retained_bars: Annotated[int, Field(ge=60)] = 64

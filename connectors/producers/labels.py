@@ -7,6 +7,7 @@ labels that are 7 days old. The day between is the slack for partitions that do 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -81,7 +82,7 @@ class PendingLabels:
     def __init__(self, policy: LabelPolicy) -> None:
         self._policy = policy
         self._chunks: list[_Chunk] = []
-        self._next_due: int | None = None
+        self._next_due = math.inf
 
     def __len__(self) -> int:
         return sum(len(chunk.due) - chunk.taken for chunk in self._chunks)
@@ -94,14 +95,13 @@ class PendingLabels:
         rows = np.arange(len(batch)) if every else np.flatnonzero(batch.is_fraud)
         if not len(rows):
             return
-        due = batch.event_time_ms[rows] + self._policy.delay_ms
-        rows = rows[np.argsort(due, kind="stable")]
+        rows = rows[np.argsort(batch.event_time_ms[rows], kind="stable")]
         times = batch.event_time_ms[rows]
-        first = int(times[0]) + self._policy.delay_ms
-        self._next_due = first if self._next_due is None else min(first, self._next_due)
+        due = times + self._policy.delay_ms
+        self._next_due = min(self._next_due, int(due[0]))
         self._chunks.append(
             _Chunk(
-                due=times + self._policy.delay_ms,
+                due=due,
                 # The batch's text may be large; a copy of few rows lets it go.
                 event_id=_compact(take(batch.text("event_id"), rows)),
                 customer_id=_compact(take(batch.text("customer_id"), rows)),
@@ -113,7 +113,7 @@ class PendingLabels:
 
     def due_times(self, until_ms: int) -> NDArray[np.int64]:
         """Return, sorted, when the labels known by `until_ms` are due."""
-        if self._next_due is None or until_ms < self._next_due:
+        if until_ms < self._next_due:
             return np.zeros(0, np.int64)
         parts = [
             chunk.due[chunk.taken : np.searchsorted(chunk.due, until_ms, "right")]
@@ -123,7 +123,7 @@ class PendingLabels:
 
     def release(self, until_ms: int | None) -> LabelBatch | None:
         """Take the labels known by `until_ms` (None: all that wait), earliest first."""
-        if self._next_due is None or (until_ms is not None and until_ms < self._next_due):
+        if not self._chunks or (until_ms is not None and until_ms < self._next_due):
             return None
         parts: list[tuple[_Chunk, slice]] = []
         for chunk in self._chunks:
@@ -136,8 +136,7 @@ class PendingLabels:
                 parts.append((chunk, slice(chunk.taken, stop)))
                 chunk.taken = stop
         self._chunks = [chunk for chunk in self._chunks if chunk.taken < len(chunk.due)]
-        left = [int(chunk.due[chunk.taken]) for chunk in self._chunks]
-        self._next_due = min(left, default=None)
+        self._next_due = min((int(one.due[one.taken]) for one in self._chunks), default=math.inf)
         due = np.concatenate([chunk.due[part] for chunk, part in parts])
         order = np.argsort(due, kind="stable")
         due = due[order]

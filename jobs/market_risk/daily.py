@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.market_risk.backtest import BacktestReport, backtest
 
-__all__ = ["DAY_MS", "WINDOW", "DailyBacktest", "DayResult", "Forecaster"]
+__all__ = ["DAY_MS", "WINDOW", "DailyBacktest", "DayResult", "Forecaster", "day_starts"]
 
 Forecaster: TypeAlias = tuple[str, float]
 """What forecasts: a method of VaR and a level."""
@@ -25,6 +26,22 @@ DAY_MS: Final = 86_400_000
 
 WINDOW: Final = 250
 """Days in a back-test: Basel's year."""
+
+
+def day_starts(
+    rows: NDArray[np.integer[Any]], times_ms: NDArray[np.int64], day: int
+) -> list[tuple[int, int]]:
+    """Return the rows that begin a UTC day later than any before, and the event time of each.
+
+    Args:
+        rows: places of events in their batch, in any order.
+        times_ms: event time of each.
+        day: the newest day before the batch, counted from 1970.
+    """
+    order = np.argsort(rows, kind="stable")
+    rows, times_ms = rows[order], times_ms[order]
+    days = np.maximum.accumulate(np.append(day, times_ms // DAY_MS))
+    return [(int(rows[at]), int(times_ms[at])) for at in np.flatnonzero(np.diff(days) > 0)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from connectors.frames import FrameBatch, topic_index
 from connectors.source_time import source_time_ms
-from jobs.market_risk.daily import DAY_MS
+from jobs.market_risk.daily import day_starts
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.decoder import ColumnarDecoder
 from schemas.reasons import Reason
@@ -153,10 +153,9 @@ class MarketBatch:
         """
         parts = [self.parts[kind] for kind in (Topic.TICK, Topic.QUOTE, Topic.FILL)]
         rows = np.concatenate([part.rows for part in parts])
-        days = np.concatenate([part.integers("event_time_ms") for part in parts]) // DAY_MS
-        order = np.argsort(rows)
-        reached = np.maximum.accumulate(days[order])
-        cuts = rows[order][1:][reached[1:] > reached[:-1]].tolist()
+        times = np.concatenate([part.integers("event_time_ms") for part in parts])
+        # The batch begins with its first event, which is no cut.
+        cuts = [row for row, _ in day_starts(rows, times, -1)[1:]]
         return [range(low, high) for low, high in pairwise([0, *cuts, len(self)])]
 
     def refuse(self, rows: NDArray[np.intp], why: Refusal) -> None:

@@ -32,9 +32,4 @@ def build(graph: JobGraph, settings: Settings) -> None:
     instruments = graph.stage("bars and marks", events, InstrumentStage(parts))
     portfolios = graph.stage("positions and risk", instruments.to_next, PortfolioStage(parts))
     graph.kafka_sink("limit alerts and dead letters", [instruments, portfolios])
-    graph.writer(
-        "market risk rows",
-        [instruments, portfolios],
-        MarketRows(settings.clickhouse),
-        settings.market_risk.gather_ms,
-    )
+    graph.writer("market risk rows", [instruments, portfolios], MarketRows(settings.clickhouse))

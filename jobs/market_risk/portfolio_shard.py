@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.market_risk.daily import DAY_MS, DailyBacktest, DayResult, Forecaster
+from jobs.market_risk.daily import DailyBacktest, DayResult, Forecaster, day_starts
 from jobs.market_risk.engine import EngineConfig, Evaluation, FillColumns, MarkColumns, RiskEngine
 from jobs.market_risk.engine_state import (
     pack_parts,
@@ -47,10 +47,7 @@ class PortfolioShard:
         ]
         rows = np.concatenate([fills.rows, np.fromiter(marks, np.int64, len(marks))])
         times = np.concatenate([fills.integers("event_time_ms"), np.array(newest, np.int64)])
-        order = np.argsort(rows, kind="stable")
-        rows, times = rows[order], times[order]
-        days = np.maximum.accumulate(np.append(self.daily.day, times // DAY_MS))
-        return [(int(rows[at]), int(times[at])) for at in np.flatnonzero(np.diff(days) > 0)]
+        return day_starts(rows, times, self.daily.day)
 
     def begin(self, event_time_ms: int) -> list[DayResult]:
         """Judge the day that ended if this event time begins another; call it before the event."""

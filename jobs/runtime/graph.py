@@ -234,10 +234,8 @@ class JobGraph:
             builder = builder.setBootstrapServers(self._bootstrap_servers())
             one.j_records.sinkTo(builder.build()).uid(_uid(label)).name(label)
 
-    def writer(
-        self, name: str, routed: Sequence[Routed], writer: Writer, gather_ms: int | None = None
-    ) -> None:
-        """Gather rows for about a second, or `gather_ms`, and store them; alerts never wait."""
+    def writer(self, name: str, routed: Sequence[Routed], writer: Writer) -> None:
+        """Gather rows for up to about a second and store them; alerts never wait for it."""
         jvm = self._gateway.jvm
         j_rows = routed[0].j_rows
         for other in routed[1:]:
@@ -247,9 +245,7 @@ class JobGraph:
             j_rows.transform(
                 f"{name}: gather",
                 self._bridge.BridgeTypes.bytes(),
-                self._bridge.RowGather(
-                    gather_ms or clickhouse.gather_ms, clickhouse.gather_rows, ROWS_BYTES
-                ),
+                self._bridge.RowGather(clickhouse.gather_ms, clickhouse.gather_rows, ROWS_BYTES),
             )
             .uid(_uid(f"{name}-gather"))
             .setParallelism(clickhouse.writers)

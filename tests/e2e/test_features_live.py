@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import random
@@ -13,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from connectors.clickhouse import ClickHouseClient
-from connectors.local.stack import LocalStackError
 from connectors.migrations import migrate
 from connectors.settings import Settings
 from connectors.tables import SCORED_TABLE
@@ -121,10 +119,7 @@ def job(stack_settings: Settings) -> Iterator[Job]:
         yield job
     finally:
         stand.stop()
-        # The later release has changed the processes that ran it.
-        for name in ("taskmanager-1", "taskmanager-2"):
-            with contextlib.suppress(LocalStackError):
-                stand.kill(name)
+        stand.renew_task_managers()
 
 
 def payments(records: list[Record]) -> int:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from benchmarks.processes import tree
 from connectors.clickhouse import ClickHouseClient
 from connectors.control import publish_control
 from connectors.migrations import load_migrations, migrate, plan
@@ -31,7 +32,7 @@ from connectors.tables import SCORED_TABLE
 from jobs.fraud.features import FRAUD_FEATURES
 from models.control import make_control
 from schemas.errors import RiskstreamError
-from tests.faults.stand import Stand, StandError, process_tree
+from tests.faults.stand import Stand, StandError
 
 __all__ = ["FAULTS", "LOADS", "Fault"]
 
@@ -102,8 +103,8 @@ def _reject_then_accept(stand: Stand) -> None:
 def _python_worker(stand: Stand) -> int:
     """Return a Python worker below a TaskManager: the processes of process mode."""
     task_managers = {stand.stack.pid_of(name) for name in ("taskmanager-1", "taskmanager-2")}
-    workers = [pid for pid in process_tree(task_managers) if "pyflink" in _command(pid)]
-    workers = [pid for pid in workers if pid not in task_managers]
+    below = {pid for root in task_managers for pid in tree(root)} - task_managers
+    workers = sorted(pid for pid in below if "pyflink" in _command(pid))
     if not workers:
         msg = "no Python worker found below the TaskManagers; is this process mode?"
         raise StandError(msg)

@@ -15,13 +15,14 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError
 
+from benchmarks.processes import resident_bytes, tree
 from connectors.clickhouse import ClickHouseClient, ClickHouseRefused
 from connectors.evidence import ranges_of, read_range
 from connectors.flink import FlinkCluster, FlinkError
 from connectors.frames import event_time_header, write_frame
 from connectors.kafka import librdkafka_config
 from connectors.local.flink_lib import assemble_lib, pyflink_folder
-from connectors.local.stack import LocalStack, resolved_settings
+from connectors.local.stack import LocalStack, LocalStackError, resolved_settings
 from connectors.settings import Settings, load_settings
 from connectors.tables import SCORED_TABLE
 from jobs.audit import Audit, Coordinate
@@ -36,7 +37,7 @@ from tests.faults.link import Link
 from tests.faults.load import Load, LoadError
 from tests.support.fraud import Fraud, offline_settings
 
-__all__ = ["Recovery", "Stand", "StandError", "process_tree", "stack_settings"]
+__all__ = ["Recovery", "Stand", "StandError", "stack_settings"]
 
 POLL_SECONDS: Final = 0.5
 CLEAN_SECONDS: Final = 240.0
@@ -246,6 +247,13 @@ class Stand:
 
         self.wait(f"the supervisor to notice the end of {part}", noticed, 30)
 
+    def renew_task_managers(self) -> None:
+        """Replace the task managers: another release has changed the processes that ran it."""
+        for name in ("taskmanager-1", "taskmanager-2"):
+            # One that crashed by itself meanwhile is a new process already.
+            with contextlib.suppress(LocalStackError):
+                self.kill(name)
+
     def freeze(self, part: str, seconds: float) -> None:
         """Stop a part's process in its tracks for a while."""
         pid = self.stack.pid_of(part)
@@ -334,8 +342,8 @@ class Stand:
         total = 0
         for part in self.stack.status():
             if part.name.startswith("taskmanager") and part.pid is not None:
-                total += sum(_resident_kilobytes(pid) for pid in process_tree({part.pid}))
-        return total // 1024
+                total += resident_bytes(tree(part.pid))
+        return total // 2**20
 
     def _settled(self) -> bool:
         if any(part.state not in ("running", "external") for part in self.stack.status()):
@@ -570,29 +578,3 @@ class Stand:
 
 def _bits(hexadecimal: str) -> int:
     return int.from_bytes(bytes.fromhex(hexadecimal), "little")
-
-
-def process_tree(roots: set[int]) -> list[int]:
-    """Return the processes of `roots` and everything they started."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                status = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-                parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
-    found = []
-    for pid in sorted(parents):
-        at = pid
-        while at > 1 and at not in roots:
-            at = parents.get(at, 0)
-        if at in roots:
-            found.append(pid)
-    return found
-
-
-def _resident_kilobytes(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        for line in (Path("/proc") / str(pid) / "status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1])
-    return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from bisect import bisect_right, insort
@@ -19,7 +18,6 @@ from connectors.clickhouse import ClickHouseClient
 from connectors.control import publish_control
 from connectors.deployments import remember_deployment
 from connectors.kafka import librdkafka_config
-from connectors.local.stack import LocalStackError
 from connectors.migrations import migrate
 from connectors.settings import Settings
 from jobs.cli.main import cli
@@ -52,11 +50,7 @@ def stand(faults_stack: Settings) -> Iterator[Stand]:
         yield stand
     finally:
         stand.stop()
-        # Releases of these tests have changed the processes that ran them.
-        for name in ("taskmanager-1", "taskmanager-2"):
-            # One that crashed by itself meanwhile is a new process already.
-            with contextlib.suppress(LocalStackError):
-                stand.kill(name)
+        stand.renew_task_managers()
 
 
 def plan(stand: Stand, *flags: str) -> tuple[Result, dict[str, Any]]:
