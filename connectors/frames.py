@@ -17,13 +17,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors import _frame_kernels as kernels
-from schemas.columns import StringColumn
+from schemas.columns import StringColumn, readonly
 from schemas.errors import FatalError
 
 __all__ = [
@@ -52,9 +52,6 @@ CONTROL: Final = 4
 
 EVENT_TIME_HEADER: Final = "event_time_ms"
 """Header by which the source keeps partitions aligned in event time."""
-
-_Array = TypeVar("_Array", bound=NDArray[Any])
-"""An array of whatever type."""
 
 _KEY_IS_NULL: Final = 1
 _VALUE_IS_NULL: Final = 2
@@ -248,15 +245,15 @@ class FrameBatch:
     ) -> bytes:
         """Write packets of route 0; `route_frames` checks and completes the arguments."""
         width = -1 if attachments is None else attachments.shape[1]
-        flat = _NONE8 if attachments is None else _readonly(attachments.reshape(-1).view(np.uint8))
+        flat = _NONE8 if attachments is None else readonly(attachments.reshape(-1).view(np.uint8))
         room = len(self.data) + len(flat) + _PACKET.size * shard_count
         out = _scratch(room)
         written, bad = kernels.route(
             self.data,
             self._wide,
             self._narrow,
-            _readonly(keep),
-            _readonly(shards),
+            readonly(keep),
+            readonly(shards),
             shard_count,
             flat,
             width,
@@ -297,9 +294,9 @@ def shard_of(
         topics, topic_starts, topic_lengths = topic.data, topic.starts, topic.lengths
         partitions = source.partition
     kernels.shards_of(
-        _readonly(keys.data),
-        _readonly(keys.starts),
-        _readonly(keys.lengths),
+        readonly(keys.data),
+        readonly(keys.starts),
+        readonly(keys.lengths),
         topics,
         topic_starts,
         topic_lengths,
@@ -458,15 +455,6 @@ def warm() -> None:
     shard_of(batch.key, 1)
     route_frames(batch, shards, 1)
     route_frames(batch, shards, 1, attachments=attachments_matrix(batch, 1))
-
-
-def _readonly(array: _Array) -> _Array:
-    """Return a read-only contiguous view: numba compiles a kernel once per kind of array."""
-    if not array.flags.writeable and array.flags.c_contiguous:
-        return array
-    view: _Array = np.ascontiguousarray(array).view()  # type: ignore[assignment]
-    view.flags.writeable = False
-    return view
 
 
 @lru_cache(maxsize=64)

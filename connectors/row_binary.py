@@ -19,7 +19,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.columns import StringColumn
+from schemas.columns import StringColumn, readonly
 from schemas.errors import FatalError
 
 __all__ = ["LayoutError", "NameSets", "PackedValue", "RowBinaryLayout", "warm"]
@@ -202,8 +202,8 @@ class _Text:
 
     def data(self) -> NDArray[np.uint8]:
         if len(self._buffers) == 1:
-            return self._buffers[0]
-        return np.concatenate(self._buffers) if self._buffers else np.zeros(0, np.uint8)
+            return readonly(self._buffers[0])
+        return readonly(np.concatenate(self._buffers or [np.zeros(0, np.uint8)]))
 
     def _base(self, buffer: NDArray[np.uint8]) -> int:
         # The buffers are kept, so an id cannot be that of another array that came later.

@@ -6,9 +6,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from connectors.frames import EVENT_TIME_HEADER, FrameBatch
+from connectors.frames import EVENT_TIME_HEADER, FrameBatch, write_frame
 
-__all__ = ["source_time_ms"]
+__all__ = ["source_time_ms", "warm"]
 
 _NAME = np.frombuffer(EVENT_TIME_HEADER.encode(), np.uint8)
 
@@ -74,3 +74,8 @@ def _source_time(
                     break
             at += value_length
     return times
+
+
+def warm() -> None:
+    """Compile the kernel, so that the first batch does not wait for it."""
+    source_time_ms(FrameBatch.parse(write_frame("t", b"k", b"v")))

@@ -11,7 +11,6 @@ import click
 import numpy as np
 
 from connectors.producers.routes import label_route, transaction_route
-from connectors.row_binary import warm as warm_rows
 from connectors.settings import load_settings
 from jobs.fraud.parts import StageParts
 from jobs.market_risk.parts import MarketParts
@@ -31,7 +30,6 @@ def main() -> None:
     market = MarketParts(parts.settings)
     market.intake()
     market.warm()
-    warm_rows()
     transaction_route(parts.settings)
     label_route(parts.settings)
     rules = parts.rules()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Column", "Columns", "NumberColumn", "StringColumn"]
+__all__ = ["Column", "Columns", "NumberColumn", "StringColumn", "readonly"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +79,15 @@ Column: TypeAlias = NumberColumn | StringColumn
 
 Columns: TypeAlias = Mapping[str, Column]
 """A batch by field name."""
+
+
+_Array = TypeVar("_Array", bound=NDArray[Any])
+
+
+def readonly(array: _Array) -> _Array:
+    """Return a read-only contiguous view: numba compiles a kernel once per kind of array."""
+    if not array.flags.writeable and array.flags.c_contiguous:
+        return array
+    view: _Array = np.ascontiguousarray(array).view()  # type: ignore[assignment]
+    view.flags.writeable = False
+    return view

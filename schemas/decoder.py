@@ -9,14 +9,14 @@ that it is tested against.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas import _decode_kernels as kernels
 from schemas._program import Layout, Program, compile_program, plan_layout
-from schemas.columns import Column, NumberColumn, StringColumn
+from schemas.columns import Column, NumberColumn, StringColumn, readonly
 from schemas.model import Node, SchemaError, parse_schema
 from schemas.reasons import Limits, Reason
 from schemas.registry import SchemaRegistry, UnknownSchemaError
@@ -186,9 +186,9 @@ class ColumnarDecoder:
         ids: NDArray[np.int32],
     ) -> tuple[int, int, bool]:
         readable, first, same = kernels.scan_headers(
-            _read_only(data),
-            _read_only(starts),
-            _read_only(lengths),
+            readonly(data),
+            readonly(starts),
+            readonly(lengths),
             self._limits.max_record_bytes,
             status,
             ids,
@@ -206,9 +206,9 @@ class ColumnarDecoder:
         constants_at: int,
     ) -> None:
         kernels.decode_records(
-            _read_only(data),
-            _read_only(starts),
-            _read_only(lengths),
+            readonly(data),
+            readonly(starts),
+            readonly(lengths),
             outputs.ids,
             schema_id,
             program.code,
@@ -278,10 +278,3 @@ class _Outputs:
             else:
                 columns[plan.name] = NumberColumn(numbers[plan.store][slot], valid[plan.mark])
         return columns
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view, so that the kernels are compiled for one kind of array only."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from connectors import frames
+from connectors import frames, row_binary, source_time
 from connectors.profiles import ProfileKind, ProfileLookup, redis_client
 from connectors.profiles import warm as warm_profiles
 from connectors.settings import Settings
@@ -120,7 +120,8 @@ class StageParts:
 
     def warm(self) -> None:
         """Compile kernels or load them from numba's cache, so that no event waits for it."""
-        frames.warm()
+        for module in (frames, row_binary, source_time):
+            module.warm()
         warm_windows(self.features)
         warm_profiles()
         warm_routing()

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from connectors import frames, row_binary
+from connectors import frames, row_binary, source_time
 from connectors.settings import Settings
 from jobs.dead_letters import DeadLetterWriter
 from jobs.market_risk import bars, exposure, market, positions, scaling
@@ -137,7 +137,7 @@ class MarketParts:
 
     def warm(self) -> None:
         """Compile kernels or load them from numba's cache, so that no event waits for it."""
-        for module in (frames, row_binary, scaling, bars, market, positions, exposure):
+        for module in (frames, row_binary, source_time, scaling, bars, market, positions, exposure):
             module.warm()
         hash64(StringColumn.from_texts([""]))
         equal_rows(StringColumn.from_texts([""]), StringColumn.from_texts([""]))
