@@ -12,13 +12,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
 from pyflink.common import Configuration, Types
 from pyflink.datastream import (
     DataStream,
     KeyedProcessFunction,
     MapFunction,
-    ProcessFunction,
     RuntimeContext,
     StreamExecutionEnvironment,
 )
@@ -26,7 +24,6 @@ from pyflink.datastream.state import ValueStateDescriptor
 from pyflink.java_gateway import get_gateway
 
 from benchmarks.contestants.payments import (
-    ClickHouseRows,
     Decoder,
     Job,
     Scorer,
@@ -35,13 +32,12 @@ from benchmarks.contestants.payments import (
     event_inputs,
     new_log,
 )
-from connectors.frames import kafka_packet, rows_packet, write_frame
+from benchmarks.contestants.pyflink_sinks import BYTES, packets_of, write_packets
 
 __all__ = ["main"]
 
 # The frame of docs/architecture.md; one at a time this is faster than the columnar reader.
-FRAME = struct.Struct("<IBBHiIqqqIIII")
-BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
+FRAME = "<IBBHiIqqqIIII"
 
 
 class Decode(MapFunction):  # type: ignore[misc]
@@ -53,14 +49,15 @@ class Decode(MapFunction):  # type: ignore[misc]
     def open(self, runtime_context: RuntimeContext) -> None:
         """Parse the schema."""
         self._decoder = Decoder(self._job.transaction_schema)
+        self._frame = struct.Struct(FRAME)
 
     def map(self, value: Any) -> dict[str, Any]:
         """Return one payment."""
         frame = bytes(value)
         _, _, _, topic, partition, _, offset, published_ms, ingested_ms, key, headers, length, _ = (
-            FRAME.unpack_from(frame)
+            self._frame.unpack_from(frame)
         )
-        at = FRAME.size + topic + key + headers
+        at = self._frame.size + topic + key + headers
         payment = self._decoder.decode(frame[at : at + length])
         payment["partition"] = partition
         payment["offset"] = offset
@@ -111,33 +108,7 @@ class Decide(KeyedProcessFunction):  # type: ignore[misc]
         log = self._state.value() or new_log()
         value["features"] += add_to_terminal(log, value["event_time_ms"])
         self._state.update(log)
-        row = self._scorer.score([value])[0]
-        packets = rows_packet(1, orjson.dumps(row) + b"\n")
-        if row["decision"] != "approve":
-            frame = write_frame(
-                self._job.alerts,
-                row["customer_id"].encode(),
-                self._scorer.alert(row),
-                timestamp_ms=row["decided_at_ms"],
-            )
-            packets += kafka_packet([frame])
-        yield packets
-
-
-class Insert(ProcessFunction):  # type: ignore[misc]
-    """Inserts gathered rows."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def open(self, runtime_context: RuntimeContext) -> None:
-        """Connect."""
-        self._store = ClickHouseRows(self._job)
-
-    def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[bytes]:
-        """Store what `RowGather` joined: a count and the lines."""
-        self._store.insert(bytes(value)[4:])
-        yield from ()
+        yield packets_of(self._scorer.score([value]), self._scorer, self._job)
 
 
 def main(path: str, mode: str) -> None:
@@ -189,30 +160,7 @@ def main(path: str, mode: str) -> None:
         .key_by(lambda payment: payment["terminal_id"], Types.STRING())
         .process(Decide(job), BYTES)
     )
-    keys = bridge.ShardKeys.balanced(1, 1)
-    routed = packets._j_data_stream.transform(  # noqa: SLF001
-        "route", bridge.BridgeTypes.keyedBatch(), bridge.FrameRouter(keys)
-    )
-    alerts = (
-        kafka.sink.KafkaSink.builder()
-        .setBootstrapServers(job.kafka)
-        .setRecordSerializer(bridge.FrameSerializer())
-        .setProperty("linger.ms", "0")
-        .build()
-    )
-    routed.getSideOutput(bridge.BridgeTypes.kafkaOutput()).sinkTo(alerts)
-    gathered = (
-        routed.getSideOutput(bridge.BridgeTypes.rowOutput())
-        .transform(
-            "gather",
-            bridge.BridgeTypes.bytes(),
-            bridge.RowGather(job.gather_ms, job.gather_rows, 32 * 1024 * 1024),
-        )
-        .disableChaining()
-    )
-    done = DataStream(gathered).process(Insert(job), BYTES)
-    discard = jvm.org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink()
-    done._j_data_stream.sinkTo(discard)  # noqa: SLF001
+    write_packets(packets, job)
     env.execute_async("payments-pyflink")
 
 

@@ -1,4 +1,4 @@
-"""PyFlink, one record at a time, in thread and in process mode: `contestants/pyflink_job.py`."""
+"""PyFlink by record (`pyflink_job.py`), in both modes, and in SQL's batches (`pyflink_sql.py`)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from benchmarks.services import Services
 from connectors.flink import CLIENT_JAVA_OPTIONS
 from connectors.local.flink_lib import ROOT, assemble_lib, pyflink_folder
 
-__all__ = ["PyFlinkRecords"]
+__all__ = ["PyFlinkRecords", "PyFlinkSql"]
 
-SCRIPT: Final = Path(__file__).parent / "pyflink_job.py"
+FOLDER: Final = Path(__file__).parent
 SECONDS: Final = 300
 
 
@@ -30,9 +30,10 @@ class PyFlinkRecords(OnFlink):
         super().__init__("all")
         self.name = f"pyflink-{mode}"
         self.title = f"PyFlink per record, {mode} mode"
-        self.equality_rate = 1_000.0 if mode == "thread" else 250.0
-        self.drain_events = 100_000 if mode == "thread" else 20_000
+        self.equality_rate = 500.0 if mode == "thread" else 250.0
+        self.warm_events = 40_000 if mode == "thread" else 10_000
         self._mode = mode
+        self._script = FOLDER / "pyflink_job.py"
 
     def set_up(self) -> None:
         """Do nothing: pyflink is installed."""
@@ -55,7 +56,7 @@ class PyFlinkRecords(OnFlink):
                 *(str(home / "bin" / "flink"), "run", "-d"),
                 *("-m", f"{address.hostname}:{address.port}"),
                 *("-pyclientexec", sys.executable, "-pyexec", sys.executable),
-                *("-py", str(SCRIPT), str(file), self._mode),
+                *("-py", str(self._script), str(file), self._mode),
             ],
             cwd=ROOT,
             env={
@@ -78,3 +79,15 @@ class PyFlinkRecords(OnFlink):
             raise RuntimeError(msg)
         self._job_id = found.group(1)
         self.cluster.wait_running(self._job_id)
+
+
+class PyFlinkSql(PyFlinkRecords):
+    """Micro-batches by a window of Flink SQL, process mode."""
+
+    def __init__(self) -> None:
+        super().__init__("process")
+        self.name = "pyflink-sql"
+        self.title = "PyFlink SQL micro-batches"
+        self.equality_rate = 500.0
+        self.warm_events = 20_000
+        self._script = FOLDER / "pyflink_sql.py"

@@ -10,7 +10,7 @@ from benchmarks.contestants.contestant import WorkerProcesses, make_venv, write_
 from benchmarks.services import Services
 from connectors.local.processes import free_port
 
-__all__ = ["Bytewax", "KafkaLoop", "PythonProgram", "Quix"]
+__all__ = ["Bytewax", "KafkaLoop", "Pathway", "PythonProgram", "Quix"]
 
 FOLDER: Final = Path(__file__).parent
 
@@ -24,7 +24,8 @@ class PythonProgram:
     venv: str | None = None
     workers = 1
     equality_rate = 1_000.0
-    drain_events = 60_000
+    warm_events = 20_000
+    throughput_only = False
 
     def __init__(self) -> None:
         self._processes: WorkerProcesses | None = None
@@ -60,6 +61,10 @@ class PythonProgram:
         assert self._processes is not None
         return self._processes.pids()
 
+    def parts(self) -> dict[str, list[int]]:
+        """Return the workers under one name."""
+        return {"workers": self.processes()}
+
     def kill(self) -> None:
         """Kill a worker and start it again."""
         assert self._processes is not None
@@ -93,6 +98,7 @@ class Quix(PythonProgram):
     venv = "quix"
     workers = 2
     equality_rate = 500.0
+    warm_events = 10_000
 
 
 class Bytewax(PythonProgram):
@@ -114,5 +120,29 @@ class Bytewax(PythonProgram):
 
     def kill(self) -> None:
         """Kill a process. The others of a cluster end with it, so all are started again."""
+        assert self._processes is not None
+        self._processes.kill_all()
+
+
+class Pathway(PythonProgram):
+    """Pathway, two processes of one thread that its own command starts."""
+
+    name = "pathway"
+    title = "Pathway"
+    venv = "pathway"
+    equality_rate = 500.0
+    warm_events = 10_000
+
+    def command(self, job: Path) -> list[str]:
+        """Return the command that starts all processes."""
+        return [
+            str(self._python.with_name("pathway")),
+            *("spawn", "--processes", "2", "--threads", "1"),
+            *("--first-port", str(free_port([]))),
+            *(str(self._python), "-m", "benchmarks.contestants.pathway_app", str(job)),
+        ]
+
+    def kill(self) -> None:
+        """Kill a process. The command and the others end with it, so all are started again."""
         assert self._processes is not None
         self._processes.kill_all()

@@ -30,6 +30,7 @@ def main(path: str, worker: str) -> None:
     """Run for ever."""
     import redis  # noqa: PLC0415 - only in this program's own environment
     from quixstreams import Application, message_context  # noqa: PLC0415
+    from quixstreams.models import Serializer  # noqa: PLC0415
     from quixstreams.sinks import BatchingSink  # noqa: PLC0415
 
     job = Job.read(path)
@@ -47,7 +48,14 @@ def main(path: str, worker: str) -> None:
         loglevel="WARNING",
     )
     source = app.topic(job.transactions, value_deserializer="bytes", key_deserializer="bytes")
-    alerts = app.topic(job.alerts, value_serializer="bytes", key_serializer="string")
+
+    class Alert(Serializer):  # type: ignore[misc, unused-ignore]
+        """Writes a row as an alert."""
+
+        def __call__(self, value: dict[str, Any], ctx: object) -> bytes:
+            return scorer.alert(value)
+
+    alerts = app.topic(job.alerts, value_serializer=Alert(), key_serializer="string")
 
     class Rows(BatchingSink):  # type: ignore[misc, unused-ignore]
         """Inserts a checkpoint's rows."""
@@ -85,9 +93,9 @@ def main(path: str, worker: str) -> None:
     frame = frame.group_by(lambda payment: payment["terminal_id"], name="terminal")
     frame = frame.apply(terminal, stateful=True)
     frame = frame.apply(lambda payment: scorer.score([payment])[0])
-    frame.filter(lambda row: row["decision"] != "approve").apply(
-        lambda row: (row["customer_id"], scorer.alert(row))
-    ).apply(lambda pair: pair[1]).to_topic(alerts, key=lambda value: None)
+    frame.filter(lambda row: row["decision"] != "approve").to_topic(
+        alerts, key=lambda row: row["customer_id"]
+    )
     frame.sink(Rows())
     app.run()
 
