@@ -14,6 +14,7 @@ import datetime as dt
 import json
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,17 +25,19 @@ from benchmarks.contestants.contestant import Contestant
 from benchmarks.contestants.java_flink import JavaFlink
 from benchmarks.contestants.ours import Ours
 from benchmarks.contestants.payments import Job
-from benchmarks.contestants.pyflink_records import PyFlinkRecords
-from benchmarks.contestants.python_engines import Bytewax, KafkaLoop, Quix
+from benchmarks.contestants.pyflink_records import PyFlinkRecords, PyFlinkSql
+from benchmarks.contestants.python_engines import Bytewax, KafkaLoop, Pathway, Quix
 from benchmarks.limits import efficiency, measure_limits
-from benchmarks.measure import Plan, measure
+from benchmarks.measure import RECOVERY_RATE, Plan, measure
 from benchmarks.page import write_page
-from benchmarks.processes import machine
+from benchmarks.processes import code_version, machine
 from benchmarks.reference import Reference
-from benchmarks.scaling import fit_load, predict, sweep_declarations
+from benchmarks.scaling import check_load, fit_load, predict, sweep_declarations
 from benchmarks.services import Services, job_document
+from benchmarks.session import LEAD_SECONDS
 from benchmarks.stage_profile import fit_cost, measure_stages
 from benchmarks.workload import SEED, Record, Workload
+from connectors.local.flink_lib import ROOT
 from connectors.producers.simulator import DEFAULT_START_MS
 from connectors.profiles import redis_client
 from connectors.settings import load_settings
@@ -43,14 +46,19 @@ __all__ = ["RESULTS", "contestants", "main", "store"]
 
 RESULTS: Final = Path(__file__).parent / "results"
 RATES: Final = (500.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0)
-EQUALITY_EVENTS: Final = 24_000
+EQUALITY_EVENTS: Final = 6_000
 QUICK_EQUALITY_EVENTS: Final = 3_000
+# About two payments of each a day, so that 6,000 last for more than three weeks.
+EQUALITY_CUSTOMERS: Final = 125
 # Weeks after the last of the compared stream, so that no window holds events of both.
 TIMED_START_MS: Final = DEFAULT_START_MS + 400 * 86_400_000
-WARM_EVENTS: Final = 20_000
 OURS: Final = "riskstream-thread"
-# Events/s; a faster contestant meets a shorter surge.
-MOST_EXPECTED: Final = 30_000
+LEAST_DRAINED: Final = 5_000
+MOST_DRAINED: Final = 400_000
+# Events/s; a faster contestant meets a shorter surge and a lower last rate.
+MOST_EXPECTED: Final = 40_000
+# No contestant warms up in less.
+WARM_SECONDS: Final = 2.5
 
 
 def contestants() -> list[Contestant]:
@@ -58,13 +66,16 @@ def contestants() -> list[Contestant]:
     return [
         Ours("thread"),
         Ours("process"),
+        Ours("thread", task_managers=1),
         JavaFlink(),
         JavaFlink(rows=64),
         PyFlinkRecords("thread"),
         PyFlinkRecords("process"),
+        PyFlinkSql(),
         KafkaLoop(),
         Quix(),
         Bytewax(),
+        Pathway(),
     ]
 
 
@@ -73,6 +84,7 @@ def store(name: str, result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     kept = {
         "measured_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "code": code_version(ROOT),
         "machine": machine(),
         "seed": SEED,
         **result,
@@ -82,31 +94,36 @@ def store(name: str, result: dict[str, Any]) -> None:
 
 def equality_stream(events: int) -> Sequence[Record]:
     """Return weeks of few customers at few terminals, so that all windows but the longest fill."""
-    return Workload(events, seed=SEED + 1, customers=500, terminals=1_000).records
+    return Workload(
+        events, seed=SEED + 1, customers=EQUALITY_CUSTOMERS, terminals=2 * EQUALITY_CUSTOMERS
+    ).records
 
 
 def needed(contestant: Contestant, plan: Plan) -> int:
     """Return how long a timed stream the contestant can use at most."""
-    drain = min(contestant.drain_events, plan.drain_events or contestant.drain_events)
-    # 80 % of a maximum that is not known yet, the surge, a kill and the sampling of stacks.
-    unknown = 0.8 * plan.seconds + 2.25 * plan.surge_seconds + (10 if plan.flames else 0)
-    fastest = min(MOST_EXPECTED, 2 * drain)
-    known = plan.warm_events + drain + sum(plan.rates) * plan.seconds
-    return int(known + fastest * unknown + 1_000 * plan.recovery_seconds)
+    # 80 % of a maximum that is not known yet, the surge and the sampling of stacks.
+    fastest = min(MOST_EXPECTED, contestant.warm_events / WARM_SECONDS)
+    unknown = 0.8 * (plan.seconds + LEAD_SECONDS) + 2.25 * plan.surge_seconds
+    unknown += 10 if plan.flames else 0
+    drained = min(plan.most_drained, max(plan.least_drained, int(fastest * plan.drain_seconds)))
+    rates = sum(rate for rate in plan.rates if rate <= fastest)
+    known = contestant.warm_events + drained + rates * (plan.seconds + LEAD_SECONDS)
+    return int(known + fastest * unknown + RECOVERY_RATE * plan.recovery_seconds)
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="This engine only, small sizes: about a minute.")
 @click.option("--only", multiple=True, help="Only this contestant (may be repeated).")
 @click.option("--rate", "rates", multiple=True, type=float, help="Rates instead of the usual.")
-@click.option("--seconds", default=10.0, show_default=True, help="How long each rate is held.")
-@click.option("--drain", type=int, help="Backlog of this many events at most.")
-@click.option("--compared", type=int, help="Compare this many payments instead of 24,000.")
-@click.option("--recovery", default=20.0, show_default=True, help="Load around a kill; 0: none.")
-@click.option("--surge", default=3.0, show_default=True, help="Seconds of surge; 0: none.")
-@click.option("--flames", is_flag=True, help="Also sample this engine's stacks under load.")
+@click.option("--seconds", default=8.0, show_default=True, help="How long each rate counts.")
+@click.option("--drain", default=15.0, show_default=True, help="Seconds that a backlog lasts.")
+@click.option("--most", default=MOST_DRAINED, show_default=True, help="Longest backlog, events.")
+@click.option("--compared", type=int, help="Compare this many payments instead of 6,000.")
+@click.option("--recovery", default=16.0, show_default=True, help="Load around a kill; 0: none.")
+@click.option("--surge", default=2.0, show_default=True, help="Seconds of surge; 0: none.")
+@click.option("--flames/--no-flames", default=True, help="Sample this engine's stacks under load.")
 @click.option("--page", "only_page", is_flag=True, help="Only write the page from kept results.")
-@click.option("--without-stack", is_flag=True, help="Leave out all that needs servers.")
+@click.option("--without-stack", is_flag=True, help="Only what needs no servers.")
 @click.option("--home", default="/tmp/riskstream-bench", show_default=True)
 @click.option("--set", "overrides", multiple=True, help="A setting of riskstream, KEY=VALUE.")
 @click.option("--out", default="", help="Suffix of the result files, for a run beside others.")
@@ -115,7 +132,8 @@ def main(
     only: Sequence[str],
     rates: Sequence[float],
     seconds: float,
-    drain: int | None,
+    drain: float,
+    most: int,
     compared: int | None,
     recovery: float,
     surge: float,
@@ -133,8 +151,8 @@ def main(
     if not only_page:
         chosen = contestants()
         if quick:
-            only, rates, seconds = (OURS,), (500.0,), 4.0
-            drain, recovery, surge = 20_000, 0, 0
+            only, rates, seconds, drain = (OURS,), (500.0,), 4.0, 2.0
+            most, recovery, surge = 20_000, 0, 0
         if only:
             named = {one.name: one for one in chosen}
             chosen = [named[name] for name in only]
@@ -143,17 +161,18 @@ def main(
                 compared or (QUICK_EQUALITY_EVENTS if quick else EQUALITY_EVENTS)
             ),
             timed=(),
-            drain_events=drain,
-            warm_events=2_000 if quick else WARM_EVENTS,
+            least_drained=min(most, LEAST_DRAINED),
+            most_drained=most,
+            drain_seconds=drain,
             rates=rates or RATES,
             seconds=seconds,
             recovery_seconds=recovery,
             surge_seconds=surge,
-            flames=RESULTS if flames else None,
+            flames=RESULTS if flames and not quick else None,
         )
         if not without_stack:
             _measure_all(chosen, plan, home, overrides, out, quick)
-        if not quick:
+        if without_stack or not (quick or only):
             _without_servers(out)
     write_page(RESULTS, Path(__file__).parent / "README.md")
 
@@ -166,11 +185,8 @@ def _measure_all(
     out: str,
     quick: bool,
 ) -> None:
-    length = max(needed(one, plan) for one in chosen)
-    workload = Workload(length, start_ms=TIMED_START_MS)
-    plan = Plan(
-        **{**{name: getattr(plan, name) for name in plan.__slots__}, "timed": workload.records}
-    )
+    workload = Workload(max(needed(one, plan) for one in chosen), start_ms=TIMED_START_MS)
+    plan = replace(plan, timed=workload.records)
     services = Services(
         load_settings(
             environment={},
@@ -184,7 +200,9 @@ def _measure_all(
         reference = Reference(Job(**job_document(settings)), redis_client(settings.redis))
         for contestant in chosen:
             try:
-                result = measure(contestant, services, plan, reference, _say)
+                flames = plan.flames if contestant.name == OURS else None
+                wanted = replace(plan, flames=flames)
+                result = measure(contestant, services, wanted, reference, _say)
             except Exception as e:  # noqa: BLE001 - the others are measured all the same
                 _say(f"{contestant.title}: {e}")
                 result = {
@@ -225,6 +243,7 @@ def _without_servers(out: str) -> None:
     points = [(run["rate"], run["cores_used"]) for run in ours.get("at_rate", [])]
     if len(points) >= 3:
         load = scaling["load"] = fit_load(points)
+        scaling["check"] = check_load(load, ours["drained"])
         scaling["predicted"] = [
             predict(
                 cores,

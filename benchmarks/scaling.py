@@ -10,7 +10,7 @@ says what it was not fitted on: each rate is predicted from the others, and the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.windows import feature_set, online
 from jobs.windows.spec import Entity, FeatureSet, count, mean, money
 
-__all__ = ["fit_load", "predict", "sweep_declarations"]
+__all__ = ["check_load", "fit_load", "predict", "sweep_declarations"]
 
 TICKS_PER_SECOND: Final = 200.0
 """A batch is cut every 5 ms (`flink.batch_ms`)."""
@@ -46,6 +46,17 @@ def fit_load(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
         "idle_cores": round(idle, 4),
         "us_per_event": round(event * 1e6, 3),
         "left_out": errors,
+    }
+
+
+def check_load(load: Mapping[str, Any], drained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a fit says of a backlog that it was not fitted on, given the cores it had."""
+    predicted = (drained["cores_used"] - load["idle_cores"]) * 1e6 / load["us_per_event"]
+    return {
+        "cores": drained["cores_used"],
+        "predicted": round(predicted),
+        "measured": round(drained["events_per_second"]),
+        "error": round(predicted / drained["events_per_second"] - 1, 3),
     }
 
 

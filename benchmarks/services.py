@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from benchmarks.processes import tree
 from benchmarks.workload import Workload
 from connectors.local.flink_lib import ROOT
 from connectors.local.plan import Plan
@@ -68,6 +69,10 @@ class Services:
     def down(self) -> None:
         """Stop all and delete what was stored."""
         self._stack.down(purge=True)
+
+    def processes(self) -> dict[str, list[int]]:
+        """Return the processes of each server by name."""
+        return {one.name: tree(one.pid) for one in self._stack.status() if one.pid is not None}
 
     def settings_of(self, contestant: str, flink_url: str | None = None) -> Settings:
         """Return settings with the addresses, and names of the contestant's own."""

@@ -35,8 +35,11 @@ class Contestant(Protocol):
     """As the page shows it."""
     equality_rate: float
     """Events/s at which results are compared; below what the contestant can take."""
-    drain_events: int
-    """How many events a throughput is measured on: some tens of seconds of work."""
+    warm_events: int
+    """Length of the backlog that warms it up: some seconds of work."""
+
+    throughput_only: bool
+    """Whether only a throughput is wanted of it: a variant of another one."""
 
     def set_up(self) -> None:
         """Build or install it; not timed."""
@@ -46,6 +49,9 @@ class Contestant(Protocol):
 
     def processes(self) -> list[int]:
         """Return the processes whose CPU and memory are its own."""
+
+    def parts(self) -> dict[str, list[int]]:
+        """Return all its processes by name, also those that only coordinate."""
 
     def kill(self) -> None:
         """Kill one of its working processes with SIGKILL; it must come back by itself or here."""

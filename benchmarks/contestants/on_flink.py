@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ class OnFlink:
     """A cluster with the TaskManagers of the settings; a subclass submits its job to it."""
 
     name = ""
+    throughput_only = False
 
     def __init__(
         self,
@@ -33,13 +34,17 @@ class OnFlink:
         self._job_id = ""
 
     def _start_cluster(
-        self, services: Services, flink: dict[str, object] | None = None
+        self,
+        services: Services,
+        flink: Mapping[str, object] | None = None,
+        local: Mapping[str, object] | None = None,
     ) -> Settings:
         settings = services.settings_of(self.name)
         ready = settings.model_dump()
         # A folder of its own: what a failed run leaves there is looked at, and gone with the next.
         ready["home"] = settings.home / "cluster"
         ready["flink"].update(flink or {})
+        ready["local"].update(local or {})
         stack = self._stack = FlinkStack(
             Settings.model_validate(ready), self._compilers, self._jars
         )
@@ -57,17 +62,19 @@ class OnFlink:
 
     def processes(self) -> list[int]:
         """Return the TaskManagers and what they started; the JobManager only coordinates."""
-        return [pid for root in self._managers() for pid in tree(root)]
+        # Not `pid_of`: a TaskManager that was killed has none until it is there again.
+        parts = self.parts().items()
+        return [pid for name, pids in parts if name.startswith("taskmanager-") for pid in pids]
 
-    def _managers(self) -> list[int]:
+    def parts(self) -> dict[str, list[int]]:
+        """Return the processes of the cluster by name: TaskManagers, JobManager."""
         assert self._stack is not None
-        assert self._settings is not None
-        count = self._settings.local.task_managers
-        return [self._stack.pid_of(f"taskmanager-{number}") for number in range(1, count + 1)]
+        return {one.name: tree(one.pid) for one in self._stack.status() if one.pid is not None}
 
     def kill(self) -> None:
         """Kill the first TaskManager; the supervisor starts it again."""
-        os.kill(self._managers()[0], signal.SIGKILL)
+        assert self._stack is not None
+        os.kill(self._stack.pid_of("taskmanager-1"), signal.SIGKILL)
 
     def state_bytes(self) -> int | None:
         """Return the size of the last checkpoint."""

@@ -13,14 +13,19 @@ __all__ = ["Ours"]
 
 
 class Ours(OnFlink):
-    """The fraud job of this repository with its default settings."""
+    """The fraud job of this repository with its default settings, or with fewer TaskManagers."""
 
-    def __init__(self, mode: Literal["thread", "process"], drain_events: int = 400_000) -> None:
+    def __init__(
+        self, mode: Literal["thread", "process"], task_managers: int | None = None
+    ) -> None:
         super().__init__()
-        self.name = f"riskstream-{mode}"
-        self.title = f"riskstream, {mode} mode"
-        self.equality_rate = 2_000.0
-        self.drain_events = drain_events
+        one = "" if task_managers is None else f"-{task_managers}tm"
+        self.name = f"riskstream-{mode}{one}"
+        self.title = f"riskstream, {mode} mode" + (one and f", TaskManagers: {task_managers}")
+        self.throughput_only = task_managers is not None
+        self._local = {} if task_managers is None else {"task_managers": task_managers}
+        self.equality_rate = 1_000.0
+        self.warm_events = 100_000 if mode == "thread" else 40_000
         self._mode = mode
 
     def set_up(self) -> None:
@@ -29,5 +34,5 @@ class Ours(OnFlink):
     def start(self, services: Services) -> None:
         """Start the cluster and submit the job."""
         write_job(services, self.name)
-        settings = self._start_cluster(services, {"execution_mode": self._mode})
+        settings = self._start_cluster(services, {"execution_mode": self._mode}, self._local)
         self._job_id = submit_job("fraud", settings)

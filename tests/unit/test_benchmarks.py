@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.contestants import payments
-from benchmarks.measure import SCORE_TOLERANCE, UnequalResultsError, compare_rows
 from benchmarks.reference import Expected, Reference
 from benchmarks.services import job_document, plain_schema
+from benchmarks.session import SCORE_TOLERANCE, UnequalResultsError, compare_rows
 from benchmarks.workload import Workload
 from jobs.fraud.features import FRAUD_FEATURES
 from jobs.fraud.rule_columns import rule_catalogue

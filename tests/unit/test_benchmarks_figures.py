@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer
 
+from benchmarks.cpu_profile import lines_of, table
 from benchmarks.flames import collapse_jfr, draw
 from benchmarks.limits import efficiency
 from benchmarks.load import percentiles, send_at_rate
+from benchmarks.measure import Plan, backlog
 from benchmarks.page import write_page
-from benchmarks.scaling import fit_load, predict
+from benchmarks.processes import thread_times
+from benchmarks.scaling import check_load, fit_load, predict
+from benchmarks.session import lag_growth
 from benchmarks.workload import Workload
 
 MACHINE = {
@@ -30,20 +35,26 @@ MACHINE = {
 
 def _result(name: str, rate: float, cpu_us: float, p99: float) -> dict[str, Any]:
     late = {"p50_ms": 5.0, "p99_ms": p99, "p99_9_ms": 2 * p99, "max_ms": 3 * p99, "count": 9}
-    run = {"alert_latency": late, "decision_latency": late}
+    run = {"alert_latency": late, "decision_latency": late, "lag_growth": 0.0}
     return {
         "name": name,
         "title": f"the {name}",
         "measured_at": "2026-01-01T00:00:00+00:00",
         "machine": MACHINE,
+        "code": "abcdef",
         "load_before": 0.5,
         "first_row_seconds": 9.0,
+        "equality": {"values": 108_000},
+        "task_managers": 2,
         "drained": {
             "events": 1000,
             "events_per_second": rate,
             "cpu_us_per_event": cpu_us,
             "cores_used": 1.0,
             "resident_mb": 100,
+            "others_cores": 0.05,
+            "machine_cores_stolen": 0.1,
+            "cpu_us_per_event_by_part": {"taskmanager-1": cpu_us, "kafka": 3.0, "harness": 1.0},
         },
         "at_rate": [{"rate": 5_000, **run}],
         "at_80_percent": {"rate": 8_000, **run},
@@ -67,7 +78,10 @@ def test_the_page_says_which_aims_are_missed_and_where_we_lose(tmp_path: Path) -
         _result("java", 30_000.0, 25.0, 30.0),
         _result("pyflink-thread", 500.0, 900.0, 900.0),
     )
-    assert "| 20 times PyFlink per record | 40.0 times the pyflink-thread | met |" in page
+    twenty = "40.0 times its events/s, 18.0 times per core used | met |"
+    assert f"| 20 times the pyflink-thread | {twenty}" in page
+    assert "(108,000 of each, and every alert)" in page
+    assert "| the java | 25.0 | 3.0 |  |  |  | 1.0 | 29.0 |" in page
     assert re.search(r"above the Java job in throughput per core \|.*\| \*\*missed\*\* \|", page)
     assert "| p99 under 40 ms at 5,000/s | 90 ms | **missed** |" in page
     assert "- throughput: the java 30,000.0 against our 20,000.0" in page
@@ -83,6 +97,58 @@ def test_a_contestant_that_failed_has_no_figures_and_its_reason_is_shown(tmp_pat
     assert "| Quix Streams |" not in page
 
 
+def test_nothing_is_ranked_when_others_took_cores_of_one_run(tmp_path: Path) -> None:
+    busy = _result("java", 30_000.0, 25.0, 30.0)
+    busy["drained"]["others_cores"] = 0.9
+    page = _page(tmp_path, _result("riskstream-thread", 20_000.0, 10.0, 9.0), busy)
+    assert "rank no one" in page
+    assert re.search(r"above the Java job .*\| not judged: busy machine \|", page)
+    assert "| met |" not in page
+
+
+def test_the_sustained_rate_is_the_highest_at_which_the_lag_did_not_grow(tmp_path: Path) -> None:
+    ours = _result("riskstream-thread", 20_000.0, 50.0, 9.0)
+    ours["at_80_percent"]["lag_growth"] = 0.2
+    assert "| the riskstream-thread | 1,000 | **20,000** | 5,000 |" in _page(tmp_path, ours)
+
+
+def test_a_lag_grows_when_it_ends_long_and_rises_all_the_way() -> None:
+    rising = [(at / 4, 100.0 + 50.0 * at) for at in range(32)]
+    assert lag_growth(rising) == pytest.approx(0.2, abs=1e-3)
+    assert lag_growth([(at, 1_000.0 - lag) for at, lag in rising[:16]]) == 0.0
+    # A batch's own time, however it wanders.
+    assert lag_growth([(at / 4, 20.0 + at) for at in range(32)]) == 0.0
+    assert lag_growth(rising[:3]) == 0.0
+
+
+def test_a_backlog_lasts_as_long_for_all_within_its_bounds() -> None:
+    plan = Plan((), (), 5_000, 400_000, 15.0, (), 8.0, 0.0, 0.0)
+    assert backlog(2_000.0, plan) == 30_000
+    assert backlog(100.0, plan) == 5_000
+    assert backlog(50_000.0, plan) == 400_000
+
+
+def test_the_time_of_threads_that_ended_is_in_a_line_of_its_own() -> None:
+    before = {(1, 1): ("main", 5_000, 0), (1, 2): ("pool-1", 0, 0)}
+    after = {(1, 1): ("main", 25_000, 3_000), (1, 2): ("pool-1", 10_000, 0)}
+    after[1, 3] = ("pool-2", 10_000, 0)
+    lines = lines_of({"kafka": [1]}, before, after, {"kafka": 100e-6}, 10)
+    found = {line.thread: (line.ran_us, line.waited_us) for line in lines}
+    assert found == {
+        "": (pytest.approx(10.0), 0.0),
+        "(ended)": (pytest.approx(6.0), 0.0),
+        "main": (pytest.approx(2.0), pytest.approx(0.3)),
+        "pool-#": (pytest.approx(2.0), 0.0),
+    }
+    assert "| **kafka** | | **10.00** | |" in table(lines, "a load")
+
+
+def test_threads_of_this_process_have_run() -> None:
+    found = thread_times([os.getpid()])
+    _, ran, _ = found[os.getpid(), os.getpid()]
+    assert ran > 0
+
+
 def test_the_fit_of_load_finds_the_line_and_predicts_each_rate_from_the_others() -> None:
     points = [(rate, 0.1 + 20e-6 * rate) for rate in (500.0, 2_000.0, 5_000.0, 20_000.0)]
     found = fit_load(points)
@@ -91,6 +157,12 @@ def test_the_fit_of_load_finds_the_line_and_predicts_each_rate_from_the_others()
     assert all(abs(one["error"]) < 1e-6 for one in found["left_out"])
     with pytest.raises(ValueError, match="three rates or more, was 2"):
         fit_load(points[:2])
+
+
+def test_a_fit_is_checked_on_the_backlog_with_the_cores_it_had() -> None:
+    drained = {"cores_used": 1.1, "events_per_second": 40_000.0}
+    found = check_load({"idle_cores": 0.1, "us_per_event": 20.0}, drained)
+    assert found == {"cores": 1.1, "predicted": 50_000, "measured": 40_000, "error": 0.25}
 
 
 def test_the_error_of_a_rate_is_that_of_a_fit_without_it() -> None:
