@@ -53,7 +53,7 @@ EQUALITY_CUSTOMERS: Final = 125
 # Weeks after the last of the compared stream, so that no window holds events of both.
 TIMED_START_MS: Final = DEFAULT_START_MS + 400 * 86_400_000
 OURS: Final = "riskstream-thread"
-LEAST_DRAINED: Final = 5_000
+LEAST_DRAINED: Final = 3_000
 MOST_DRAINED: Final = 400_000
 # Events/s; a faster contestant meets a shorter surge and a lower last rate.
 MOST_EXPECTED: Final = 40_000

@@ -120,9 +120,6 @@ def main(path: str, mode: str) -> None:
         "python.execution-mode": mode,
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
-        # Larger bundles give more throughput and wait longer; these were the best of a few tries.
-        "python.fn-execution.bundle.time": "20",
-        "python.fn-execution.bundle.size": "1000",
         "python.state.cache-size": "100000",
         "parallelism.default": str(job.parallelism),
         "pipeline.object-reuse": "true",
@@ -133,6 +130,10 @@ def main(path: str, mode: str) -> None:
         "state.backend.type": "hashmap",
     }.items():
         configuration.set_string(key, value)
+    if mode == "process":
+        # A bundle costs about a millisecond in each worker: shorter ones saturate sooner.
+        configuration.set_string("python.fn-execution.bundle.time", "100")
+        configuration.set_string("python.fn-execution.bundle.size", "10000")
     env = StreamExecutionEnvironment.get_execution_environment(configuration)
     jvm = get_gateway().jvm
     bridge = jvm.riskstream.bridge

@@ -31,7 +31,7 @@ class PyFlinkRecords(OnFlink):
         self.name = f"pyflink-{mode}"
         self.title = f"PyFlink per record, {mode} mode"
         self.equality_rate = 500.0 if mode == "thread" else 250.0
-        self.warm_events = 40_000 if mode == "thread" else 10_000
+        self.warm_events = 20_000 if mode == "thread" else 4_000
         self._mode = mode
         self._script = FOLDER / "pyflink_job.py"
 

@@ -13,6 +13,7 @@ from pyflink.common import Types
 from pyflink.datastream import DataStream, ProcessFunction, RuntimeContext
 from pyflink.java_gateway import get_gateway
 
+import jobs.runtime  # noqa: F401 - lets a worker in process mode import what frames need
 from benchmarks.contestants.payments import ClickHouseRows, Job, Scorer
 from connectors.frames import kafka_packet, rows_packet, write_frame
 
