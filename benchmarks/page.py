@@ -387,7 +387,9 @@ def _fairness() -> list[str]:
         "functions in Python keep no state between batches. Its outputs leave as those of PyFlink "
         "per record.",
         "- Quix Streams, Bytewax and Pathway run as two processes with their own durable state and "
-        "the same plain Python for windows, profiles, model and rules as all Python contestants.",
+        "the same plain Python for windows, profiles, model and rules as all Python contestants. "
+        "Pathway keeps what it read and computes it again after a failure: to keep the state of "
+        "its operators takes a licence key, for which one has to register.",
         "- The kafka-python loop keeps its windows in memory: after a kill it starts again from "
         "the first record it has not committed, which is the first of all.",
         "",

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.contestants.pathway_app JOB.json`, in the virtual environment of
 `pathway.txt`. Windows are stateful reducers, whose results are streams of changes; payments are
-scored by a function on batches; state is persisted by operator.
+scored by a function on batches. What was read is persisted, and after a failure it is computed
+again: to persist the state of operators takes a licence key, for which one has to register.
 """
 
 import pickle
@@ -158,7 +159,6 @@ def main(path: str) -> None:
         persistence_config=pw.persistence.Config(
             pw.persistence.Backend.filesystem(Path(job.home) / "state"),
             snapshot_interval_ms=job.checkpoint_ms,
-            persistence_mode=pw.PersistenceMode.OPERATOR_PERSISTING,
         ),
     )
 

@@ -74,7 +74,8 @@ CREATE TEMPORARY VIEW sharded AS
 SELECT
   MOD(ABS(HASH_CODE(customer)), {shards}) AS shard,
   payment, `partition`, `offset`, arrived,
-  CAST(1000 AS BIGINT) * TIMESTAMPDIFF(SECOND, TIMESTAMP '1970-01-01 00:00:00', CAST(published AS TIMESTAMP(3)))
+  CAST(1000 AS BIGINT)
+    * TIMESTAMPDIFF(SECOND, TIMESTAMP '1970-01-01 00:00:00', CAST(published AS TIMESTAMP(3)))
     + EXTRACT(MILLISECOND FROM published) AS published_ms
 FROM payments"""
 
