@@ -66,19 +66,18 @@ def measure(
     plan: Plan,
     reference: Reference,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+    result: dict[str, Any],
+) -> None:
     """Run the contestant through the plan; it is stopped whatever happens.
+
+    Each step puts what it found into `result`, so that a later step's failure loses none of it.
 
     Raises:
         UnequalResultsError: when its results are wrong.
         RuntimeError: when it stops making progress.
     """
     contestant.set_up()
-    result: dict[str, Any] = {
-        "name": contestant.name,
-        "title": contestant.title,
-        "load_before": round(os.getloadavg()[0], 1),
-    }
+    result["load_before"] = round(os.getloadavg()[0], 1)
     began = time.monotonic()
     try:
         contestant.start(services)
@@ -90,7 +89,6 @@ def measure(
         say(f"{contestant.title}: equal; first row after {result['first_row_seconds']} s")
         _under_load(session, contestant, plan, result)
         result["load_after"] = round(os.getloadavg()[0], 1)
-        return result
     finally:
         contestant.stop()
 
@@ -105,9 +103,10 @@ def _under_load(
     result["task_managers"] = len(session.workers)
     if contestant.throughput_only:
         return
-    result["at_rate"] = [
+    runs = result["at_rate"] = []
+    runs.extend(
         session.at_rate(rate, plan.seconds) for rate in plan.rates if rate <= WITHIN_REACH * maximum
-    ]
+    )
     if plan.rates:
         result["at_80_percent"] = session.at_rate(0.8 * maximum, plan.seconds)
     result["state_bytes"] = contestant.state_bytes()

@@ -402,6 +402,12 @@ def _missing(found: Sequence[Result]) -> list[str]:
         for one in found
         if "error" in one
     ]
+    lines += [
+        f"- {one['title']}, what follows its last figure: "
+        f"{one['stopped'].strip().splitlines()[0][:300]}"
+        for one in found
+        if "stopped" in one
+    ]
     names = {one["name"] for one in found}
     lines += [f"- {title}" for name, title in FIELD.items() if name not in names]
     if not lines:

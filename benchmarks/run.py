@@ -199,17 +199,19 @@ def _measure_all(
         assert settings.redis.url is not None
         reference = Reference(Job(**job_document(settings)), redis_client(settings.redis))
         for contestant in chosen:
+            result: dict[str, Any] = {"name": contestant.name, "title": contestant.title}
+            wanted = replace(plan, flames=plan.flames if contestant.name == OURS else None)
             try:
-                flames = plan.flames if contestant.name == OURS else None
-                wanted = replace(plan, flames=flames)
-                result = measure(contestant, services, wanted, reference, _say)
+                measure(contestant, services, wanted, reference, _say, result)
             except Exception as e:  # noqa: BLE001 - the others are measured all the same
                 _say(f"{contestant.title}: {e}")
-                result = {
-                    "name": contestant.name,
-                    "title": contestant.title,
-                    "error": "".join(traceback.format_exception_only(e))[:2000],
-                }
+                reason = "".join(traceback.format_exception_only(e))[:2000]
+                # What was measured before it failed stands.
+                result["stopped" if "drained" in result else "error"] = reason
+            except KeyboardInterrupt:
+                result["stopped" if "drained" in result else "error"] = "interrupted"
+                store(f"contestant_{contestant.name}{out}", result)
+                raise
             if not quick:
                 store(f"contestant_{contestant.name}{out}", result)
                 if contestant.name == OURS and "drained" in result:
