@@ -42,8 +42,8 @@ class ProfileCache:
 
     def probe(
         self, keys: StringColumn, hashes: NDArray[np.uint64], now_ms: int
-    ) -> NDArray[np.int64]:
-        """Return the place of each key, or -1 where it is absent or too old."""
+    ) -> tuple[NDArray[np.int64], int]:
+        """Return the place of each key, -1 where it is absent or too old, and how many have one."""
         return _probe(
             self._hashes, self._expires, self._key_lengths, self._keys,
             keys.data, keys.starts, keys.lengths, hashes, now_ms,
@@ -89,10 +89,11 @@ def _probe(
     lengths: NDArray[np.int32],
     hashes: NDArray[np.uint64],
     now_ms: int,
-) -> NDArray[np.int64]:
+) -> tuple[NDArray[np.int64], int]:
     n = len(starts)
     sets = len(slot_hashes) // 4
     places = np.full(n, -1, np.int64)
+    hits = 0
     for row in range(n):
         length = lengths[row]
         if length < 0 or length > slot_keys.shape[1]:
@@ -113,8 +114,9 @@ def _probe(
                     break
             if same:
                 places[row] = slot
+                hits += 1
                 break
-    return places
+    return places, hits
 
 
 @njit(cache=True, nogil=True)

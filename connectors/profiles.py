@@ -111,12 +111,12 @@ class ProfileBatch:
     """Profiles of a batch, row by row.
 
     Attributes:
-        columns: the fields of the profile; 0 where `found` is False.
+        columns: the fields of the profile by name; 0 where `found` is False.
         found: whether the profile exists and was read.
         unavailable: whether Redis could not be asked (policy `score_without`).
     """
 
-    columns: Mapping[str, NDArray[np.generic]]
+    columns: Mapping[str, NDArray[np.generic]] | NDArray[np.void]
     found: NDArray[np.bool_]
     unavailable: NDArray[np.bool_]
 
@@ -217,23 +217,41 @@ class ProfileLookup:
             ProfilesRefused: when Redis will never answer this.
             ProfilesUnavailable: with policy `wait` and `give_up_after`.
         """
-        n = len(keys)
         now_ms = self._clock_ms()
         hashes = hash64(keys)
-        places = self._cache.probe(keys, hashes, now_ms)
+        places, hits = self._cache.probe(keys, hashes, now_ms)
         values, found = self._cache.values(places)
+        n = len(keys)
         unavailable = np.zeros(n, np.bool_)
-        absent = np.flatnonzero((places < 0) & (keys.lengths >= 0))
-        nulls = keys.lengths < 0
         self.counts.rows += n
-        self.counts.cache_hits += n - len(absent)
+        if hits < n:
+            hits += self._add_absent(keys, hashes, places, values, found, unavailable)
+        self.counts.cache_hits += hits
+        self.counts.missing += n - int(np.count_nonzero(found))
+        return ProfileBatch(values, found, unavailable)
+
+    def _add_absent(
+        self,
+        keys: StringColumn,
+        hashes: NDArray[np.uint64],
+        places: NDArray[np.int64],
+        values: NDArray[np.void],
+        found: NDArray[np.bool_],
+        unavailable: NDArray[np.bool_],
+    ) -> int:
+        """Fill in the rows that the cache did not have; return how many of them are null keys."""
+        missed = places < 0
+        values[missed] = np.zeros((), self._type)
+        found[missed] = False
+        absent = np.flatnonzero(missed & (keys.lengths >= 0))
         if len(absent):
             firsts, inverse = unique_rows(keys, hashes, absent)
             fetched = self._fetch(keys, firsts)
             if fetched is None:
-                found[absent] = False
                 unavailable[absent] = True
                 self.counts.unavailable_rows += len(absent)
+                # Nobody knows whether these exist.
+                self.counts.missing -= len(absent)
             else:
                 new_values, new_found = fetched
                 picked = StringColumn(keys.data, keys.starts[firsts], keys.lengths[firsts])
@@ -241,12 +259,7 @@ class ProfileLookup:
                 self._cache.put(picked, hashes[firsts], new_values, new_found, self._clock_ms())
                 values[absent] = new_values[inverse]
                 found[absent] = new_found[inverse]
-        found[nulls] = False
-        values[~found] = np.zeros((), self._type)
-        self.counts.missing += int(n - np.count_nonzero(found) - np.count_nonzero(unavailable))
-        names = self._type.names or ()
-        columns = {name: np.ascontiguousarray(values[name]) for name in names if name != "version"}
-        return ProfileBatch(columns, found, unavailable)
+        return int(np.count_nonzero(missed)) - len(absent)
 
     def _fetch(
         self, keys: StringColumn, rows: NDArray[np.int64]

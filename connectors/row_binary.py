@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numba as nb
@@ -94,22 +95,23 @@ class RowBinaryLayout:
         if unknown:
             msg = f"laying out RowBinary: unknown types {unknown!r}; known are {sorted(_FIXED)}"
             raise LayoutError(msg)
-        self._fixed = [name for name, kind in plain.items() if kind in _FIXED]
+        widths = {name: np.dtype(_FIXED[kind]) for name, kind in plain.items() if kind in _FIXED}
+        self._fixed = [(name, width.kind == "f") for name, width in widths.items()]
+        # How many bytes each takes; a negative number is a float that has to be narrowed first.
+        self._widths = np.array(
+            [-4 if width == np.float32 else width.itemsize for width in widths.values()],
+            np.int64,
+        )
         self._strings = [name for name, kind in plain.items() if kind == _STRING]
         self._sets = [name for name, kind in plain.items() if kind == _STRINGS]
         self._group = list(group)
         self._group_key = group_key
-        fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = [
-            (name, _FIXED[plain[name]]) for name in self._fixed
-        ]
-        if group:
-            fields.append((f"*{group_key}", "<f8", (len(group),)))
-        self._dtype = np.dtype(fields)
 
     @property
     def columns(self) -> list[str]:
         """Names in the order of the bytes: the column list of the INSERT."""
-        return [*self._fixed, *self._group, *self._strings, *self._sets]
+        names = [name for name, _ in self._fixed]
+        return [*names, *self._group, *self._strings, *self._sets]
 
     @property
     def insert_columns(self) -> str:
@@ -130,71 +132,83 @@ class RowBinaryLayout:
         Raises:
             LayoutError: when a column is missing or has another length.
         """
-        fixed = np.empty(n, self._dtype)
-        for name in self._fixed:
+        numbers = np.empty((len(self._fixed), n), np.int64)
+        # The same memory, for columns that are floats: the kernel copies their bytes.
+        floats = numbers.view(np.float64)
+        for index, (name, is_float) in enumerate(self._fixed):
             value = _value(columns, name)
             if isinstance(value, np.ndarray) and value.shape != (n,):
                 msg = f"packing {name!r}: expected {n} values, was shape {value.shape!r}"
                 raise LayoutError(msg)
-            fixed[name] = value
-        if self._group:
-            matrix = _value(columns, self._group_key)
-            if not isinstance(matrix, np.ndarray) or matrix.shape != (n, len(self._group)):
-                shape = getattr(matrix, "shape", None)
-                msg = (
-                    f"packing {self._group_key!r}: expected shape {(n, len(self._group))!r}, "
-                    f"was {shape!r}"
-                )
-                raise LayoutError(msg)
-            fixed[f"*{self._group_key}"] = matrix
+            if is_float:
+                floats[index] = value
+            else:
+                numbers[index] = value
+        matrix = self._matrix(columns, n)
         text = _Text(n, len(self._strings))
         for index, name in enumerate(self._strings):
             text.put(index, name, _value(columns, name))
         masks = np.zeros((len(self._sets), n), np.uint64)
-        set_text: list[bytes] = []
-        set_first = np.zeros(len(self._sets) + 1, np.int64)
+        names: list[Sequence[str]] = []
         for index, name in enumerate(self._sets):
             value = _value(columns, name)
             if not isinstance(value, NameSets) or len(value.names) > 64:
                 msg = f"packing {name!r}: expected NameSets of at most 64 names, was {value!r:.80}"
                 raise LayoutError(msg)
             masks[index] = value.mask
-            set_text += [item.encode("utf-8") for item in value.names]
-            set_first[index + 1] = len(set_text)
-        name_ends = np.cumsum(np.array([len(item) for item in set_text], np.int64))
-        name_bytes = np.frombuffer(b"".join(set_text), np.uint8)
+            names.append(value.names)
+        set_first, name_ends, name_bytes = _joined(tuple(map(tuple, names)))
         packed = _pack(
-            fixed.view(np.uint8).reshape(n, self._dtype.itemsize),
+            numbers,
+            self._widths,
+            matrix,
             text.data(),
+            text.bases,
             text.starts,
             text.lengths,
             masks,
             set_first,
-            name_ends.astype(np.int64),
+            name_ends,
             name_bytes,
         )
         return packed.tobytes()
+
+    def _matrix(self, columns: Mapping[str, PackedValue], n: int) -> NDArray[np.float64]:
+        if not self._group:
+            return np.empty((n, 0))
+        matrix = _value(columns, self._group_key)
+        if not isinstance(matrix, np.ndarray) or matrix.shape != (n, len(self._group)):
+            shape = getattr(matrix, "shape", None)
+            msg = (
+                f"packing {self._group_key!r}: expected shape {(n, len(self._group))!r}, "
+                f"was {shape!r}"
+            )
+            raise LayoutError(msg)
+        return np.ascontiguousarray(matrix, np.float64)
 
 
 class _Text:
     """String columns over one joined buffer; columns of one batch mostly share theirs already."""
 
     def __init__(self, rows: int, columns: int) -> None:
+        self.bases = np.empty(columns, np.int64)
         self.starts = np.empty((columns, rows), np.int64)
         self.lengths = np.empty((columns, rows), np.int64)
         self._rows = rows
         self._buffers: list[NDArray[np.uint8]] = []
-        self._bases: dict[int, int] = {}
+        self._known: dict[int, int] = {}
         self._size = 0
 
     def put(self, index: int, name: str, value: PackedValue) -> None:
         if isinstance(value, str):
-            raw = np.frombuffer(value.encode("utf-8"), np.uint8)
-            self.starts[index] = self._base(raw)
+            raw = _utf8(value)
+            self.bases[index] = self._base(raw)
+            self.starts[index] = 0
             self.lengths[index] = len(raw)
         elif isinstance(value, StringColumn) and len(value) == self._rows:
-            np.add(value.starts, self._base(value.data), out=self.starts[index])
-            np.maximum(value.lengths, 0, out=self.lengths[index])
+            self.bases[index] = self._base(value.data)
+            self.starts[index] = value.starts
+            self.lengths[index] = value.lengths
         else:
             was = len(value) if isinstance(value, StringColumn) else type(value).__name__
             msg = f"packing {name!r}: expected a string or {self._rows} strings, was {was!r}"
@@ -207,12 +221,29 @@ class _Text:
 
     def _base(self, buffer: NDArray[np.uint8]) -> int:
         # The buffers are kept, so an id cannot be that of another array that came later.
-        base = self._bases.get(id(buffer))
+        base = self._known.get(id(buffer))
         if base is None:
-            base = self._bases[id(buffer)] = self._size
+            base = self._known[id(buffer)] = self._size
             self._buffers.append(buffer)
             self._size += len(buffer)
         return base
+
+
+@lru_cache(maxsize=256)
+def _utf8(value: str) -> NDArray[np.uint8]:
+    # Versions and topics: the same few texts in every batch.
+    return np.frombuffer(value.encode("utf-8"), np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _joined(
+    sets: tuple[tuple[str, ...], ...],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the first name of each set, the end of each name in the bytes, and the bytes."""
+    texts = [name.encode("utf-8") for names in sets for name in names]
+    first = np.cumsum([0, *map(len, sets)], dtype=np.int64)
+    ends = np.cumsum(np.array([len(text) for text in texts], np.int64))
+    return first, ends.astype(np.int64), np.frombuffer(b"".join(texts), np.uint8)
 
 
 def _inner(kind: str) -> str:
@@ -249,8 +280,11 @@ def _write_varint(out: NDArray[np.uint8], at: int, value: int) -> int:
 
 @nb.njit(cache=True, nogil=True)
 def _pack(
-    fixed: NDArray[np.uint8],
+    numbers: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    matrix: NDArray[np.float64],
     data: NDArray[np.uint8],
+    bases: NDArray[np.int64],
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
     masks: NDArray[np.uint64],
@@ -258,14 +292,17 @@ def _pack(
     name_ends: NDArray[np.int64],
     name_bytes: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
-    rows, width = fixed.shape
+    fixed, rows = numbers.shape
+    floats = numbers.view(np.float64)
+    group = matrix.view(np.uint8)
+    width = group.shape[1]
     strings = starts.shape[0]
     sets = masks.shape[0]
     one = np.uint64(1)
-    total = rows * width
+    total = rows * (width + np.abs(widths).sum())
     for column in range(strings):
         for row in range(rows):
-            length = lengths[column, row]
+            length = max(lengths[column, row], 0)
             total += length + _varint_size(length)
     for column in range(sets):
         for row in range(rows):
@@ -281,13 +318,24 @@ def _pack(
     out = np.empty(total, np.uint8)
     at = 0
     for row in range(rows):
+        for column in range(fixed):
+            size = widths[column]
+            if size < 0:
+                value = np.int64(np.float32(floats[column, row]).view(np.int32))
+                size = -size
+            else:
+                value = numbers[column, row]
+            for byte in range(size):
+                out[at + byte] = value & 255
+                value >>= 8
+            at += size
         for byte in range(width):
-            out[at + byte] = fixed[row, byte]
+            out[at + byte] = group[row, byte]
         at += width
         for column in range(strings):
-            length = lengths[column, row]
+            length = max(lengths[column, row], 0)
             at = _write_varint(out, at, length)
-            start = starts[column, row]
+            start = bases[column] + starts[column, row]
             for byte in range(length):
                 out[at + byte] = data[start + byte]
             at += length

@@ -255,7 +255,8 @@ class LocalSettings(_Section):
 
     `flink_metrics` turns Flink's Prometheus reporter on; it is off because that reporter listens on
     every interface and cannot be told otherwise. `high_availability` adds a ZooKeeper server, so
-    that jobs outlive a killed JobManager.
+    that jobs outlive a killed JobManager. `rocksdb_in_memory` keeps RocksDB's working files, as
+    large as the job's whole state, in `/dev/shm` where there is one; checkpoints lie in `home`.
     """
 
     kafka_port: Port = 0
@@ -272,6 +273,7 @@ class LocalSettings(_Section):
     start_timeout_seconds: Positive = 120
     high_availability: bool = False
     flink_metrics: bool = False
+    rocksdb_in_memory: bool = True
 
 
 class Settings(_Section):

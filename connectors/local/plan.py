@@ -35,6 +35,7 @@ class Part:
 
     `prepare` runs once, before the first start, unless `prepared` (a file it creates) exists.
     `stop_rank` orders the stop: the lowest first. `metrics_url` is for Prometheus, empty without.
+    `niceness` above 0 lets the other parts go first where cores are short.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Part:
     prepared: str = ""
     stop_rank: int = 1
     metrics_url: str = ""
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,12 +73,15 @@ def alive(process: ProcessId) -> bool:
 
 
 def spawn(
-    argv: Sequence[str], environment: Mapping[str, str], cwd: Path, out: Path
+    argv: Sequence[str], environment: Mapping[str, str], cwd: Path, out: Path, niceness: int = 0
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` in a session of its own, output appended to `out`."""
+    """Start `argv` in a session of its own, output appended to `out`.
+
+    A `niceness` above 0 lets the processes of other sessions go first where cores are short.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("ab") as sink:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             list(argv),
             env=dict(environment),
             cwd=cwd,
@@ -87,6 +90,19 @@ def spawn(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    if niceness:
+        _make_nice(process.pid, niceness)
+    return process
+
+
+def _make_nice(pid: int, niceness: int) -> None:
+    # Where the kernel groups processes by session, niceness compares threads of one session only
+    # and the session has its own; elsewhere there is no such file. Threads inherit what their
+    # process has before it starts any.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    with contextlib.suppress(OSError):
+        _PROC.joinpath(str(pid), "autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def stop_groups(processes: Iterable[ProcessId], seconds: float) -> None:

@@ -16,8 +16,15 @@ from click.testing import CliRunner
 
 from connectors.clickhouse import ClickHouseClient
 from connectors.kafka import end_offsets, ensure_topics
+from connectors.local.flink import FlinkFiles, cluster_configuration
 from connectors.local.processes import ProcessId, alive, identify, marked_processes
-from connectors.local.stack import LocalStack, LocalStackError, PartStatus, resolved_settings
+from connectors.local.stack import (
+    CLICKHOUSE_NICENESS,
+    LocalStack,
+    LocalStackError,
+    PartStatus,
+    resolved_settings,
+)
 from connectors.profiles import redis_client
 from connectors.settings import Settings, load_settings
 from jobs.cli.main import cli
@@ -153,6 +160,31 @@ def test_a_part_with_an_address_is_not_started(small: LocalStack) -> None:
         "flink": "external",
     }
     assert small.endpoints.kafka_bootstrap == "127.0.0.1:1"
+
+
+def test_clickhouse_lets_the_other_parts_go_first(small: LocalStack) -> None:
+    small.up()
+    assert os.getpriority(os.PRIO_PROCESS, small.pid_of("clickhouse")) == CLICKHOUSE_NICENESS
+    assert os.getpriority(os.PRIO_PROCESS, small.pid_of("redis")) == os.getpriority(
+        os.PRIO_PROCESS, 0
+    )
+
+
+def test_working_files_in_memory_go_when_the_stack_stops(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, *WITHOUT_JVM)
+    files = FlinkFiles(tmp_path)
+    where = "state.backend.rocksdb.localdir"
+    assert cluster_configuration(settings, files, rest_port=1, rpc_port=2)[where] == str(
+        files.memory
+    )
+    on_disk = settings.model_copy(
+        update={"local": settings.local.model_copy(update={"rocksdb_in_memory": False})}
+    )
+    assert where not in cluster_configuration(on_disk, files, rest_port=1, rpc_port=2)
+    files.memory.mkdir()
+    files.memory.joinpath("000007.sst").write_bytes(b"x")
+    LocalStack(settings).down()
+    assert not files.memory.exists()
 
 
 def test_a_frozen_part_is_said_not_to_answer_until_it_thaws(small: LocalStack) -> None:
