@@ -35,7 +35,6 @@ _FIXED: Final[dict[str, str]] = {
     "UInt16": "<u2",
     "UInt32": "<u4",
     "UInt64": "<u8",
-    "Float32": "<f4",
     "Float64": "<f8",
     "DateTime64(3)": "<i8",
     "Enum8": "i1",
@@ -95,13 +94,10 @@ class RowBinaryLayout:
         if unknown:
             msg = f"laying out RowBinary: unknown types {unknown!r}; known are {sorted(_FIXED)}"
             raise LayoutError(msg)
-        widths = {name: np.dtype(_FIXED[kind]) for name, kind in plain.items() if kind in _FIXED}
-        self._fixed = [(name, width.kind == "f") for name, width in widths.items()]
-        # How many bytes each takes; a negative number is a float that has to be narrowed first.
-        self._widths = np.array(
-            [-4 if width == np.float32 else width.itemsize for width in widths.values()],
-            np.int64,
-        )
+        self._fixed = [
+            (name, np.dtype(_FIXED[kind])) for name, kind in plain.items() if kind in _FIXED
+        ]
+        self._widths = np.array([kind.itemsize for _, kind in self._fixed], np.int64)
         self._strings = [name for name, kind in plain.items() if kind == _STRING]
         self._sets = [name for name, kind in plain.items() if kind == _STRINGS]
         self._group = list(group)
@@ -135,12 +131,12 @@ class RowBinaryLayout:
         numbers = np.empty((len(self._fixed), n), np.int64)
         # The same memory, for columns that are floats: the kernel copies their bytes.
         floats = numbers.view(np.float64)
-        for index, (name, is_float) in enumerate(self._fixed):
+        for index, (name, kind) in enumerate(self._fixed):
             value = _value(columns, name)
             if isinstance(value, np.ndarray) and value.shape != (n,):
                 msg = f"packing {name!r}: expected {n} values, was shape {value.shape!r}"
                 raise LayoutError(msg)
-            if is_float:
+            if kind.kind == "f":
                 floats[index] = value
             else:
                 numbers[index] = value
@@ -293,13 +289,12 @@ def _pack(
     name_bytes: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
     fixed, rows = numbers.shape
-    floats = numbers.view(np.float64)
     group = matrix.view(np.uint8)
     width = group.shape[1]
     strings = starts.shape[0]
     sets = masks.shape[0]
     one = np.uint64(1)
-    total = rows * (width + np.abs(widths).sum())
+    total = rows * (width + widths.sum())
     for column in range(strings):
         for row in range(rows):
             length = max(lengths[column, row], 0)
@@ -319,16 +314,11 @@ def _pack(
     at = 0
     for row in range(rows):
         for column in range(fixed):
-            size = widths[column]
-            if size < 0:
-                value = np.int64(np.float32(floats[column, row]).view(np.int32))
-                size = -size
-            else:
-                value = numbers[column, row]
-            for byte in range(size):
+            value = numbers[column, row]
+            for byte in range(widths[column]):
                 out[at + byte] = value & 255
                 value >>= 8
-            at += size
+            at += widths[column]
         for byte in range(width):
             out[at + byte] = group[row, byte]
         at += width

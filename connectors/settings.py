@@ -159,7 +159,7 @@ class FlinkSettings(_Section):
     source_parallelism: Positive = 1
     max_parallelism: Positive = 128
     execution_mode: Literal["thread", "process"] = "thread"
-    checkpoint_interval_ms: Positive = 5_000
+    checkpoint_interval_ms: Positive = 10_000
     checkpoint_timeout_ms: Positive = 60_000
     checkpoint_directory: str | None = None
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"

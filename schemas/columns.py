@@ -14,10 +14,12 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+# Columns are not frozen: dozens are made in every batch, and a frozen one takes three times as long
+# to make. Nobody assigns to one all the same.
 __all__ = ["Column", "Columns", "NumberColumn", "StringColumn", "readonly"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class NumberColumn:
     """Numbers, booleans or enum codes with a validity mask.
 
@@ -32,7 +34,7 @@ class NumberColumn:
         return len(self.values)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class StringColumn:
     """UTF-8 strings or bytes as views into one buffer.
 

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from connectors.frames import FrameRecord, event_time_header
 from connectors.row_binary import RowBinaryLayout
 from connectors.settings import Settings, load_settings
@@ -243,7 +245,8 @@ def read_rows(payloads: Iterable[bytes], table: int, layout: RowBinaryLayout) ->
 
 
 def _block(data: bytes, count: int, layout: RowBinaryLayout) -> list[Row]:
-    fixed = layout._dtype
+    features = [("*", "<f8", (len(layout._group),))] if layout._group else []
+    fixed = np.dtype([*layout._fixed, *features])
     texts = [*layout._strings, *layout._sets]
     rows, at = [], 0
     for _ in range(count):
