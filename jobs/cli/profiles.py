@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import click
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -20,7 +19,7 @@ from connectors.profile_loading import (
     load_profiles,
     profiles_from_table,
 )
-from connectors.profiles import ProfileKind, ProfileLookup, redis_client
+from connectors.profiles import PROFILE_TYPES, ProfileKind, ProfileLookup, redis_client
 from jobs.cli.context import settings_of
 from jobs.cli.progress import progress_bar
 from schemas.columns import StringColumn
@@ -112,7 +111,8 @@ def show(ctx: click.Context, kind: ProfileKind, entity_id: str, as_json: bool) -
     if not batch.found[0]:
         click.echo(f"no {kind} profile for {entity_id!r}", err=True)
         ctx.exit(1)
-    fields = {name: np.asarray(values)[0].item() for name, values in batch.columns.items()}
+    names = PROFILE_TYPES[kind].names or ()
+    fields = {name: batch.columns[name][0].item() for name in names if name != "version"}
     if as_json:
         click.echo(json.dumps({"kind": kind, "id": entity_id, **fields}))
         return
