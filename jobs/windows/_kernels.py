@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from numba import types
 
 from jobs.windows._compile import compiled, inlined, kernel
@@ -25,6 +26,8 @@ from jobs.windows._layout import (
     BASE,
     BLOOM_FROM,
     CAPACITY,
+    CHANGED,
+    CHANGED_BYTES,
     CLOCK,
     COLUMNS,
     CURSOR,
@@ -37,6 +40,7 @@ from jobs.windows._layout import (
     HORIZON,
     KEY_AT,
     KEY_LENGTH,
+    LABEL_CLOCK,
     LABEL_COLUMN,
     LAST,
     LATE,
@@ -48,6 +52,7 @@ from jobs.windows._layout import (
     NULL_KEY,
     PROCESS,
     PRUNE,
+    PRUNE_SLOTS,
     REACH,
     ROWS,
     SLOTS,
@@ -258,6 +263,57 @@ def _look_up(
     return int(touched)
 
 
+@kernel
+def _prune(
+    limit: int,
+    table: Longs,
+    slots: Longs,
+    waits: Longs,
+    meta: Longs,
+    arena: Longs,
+    plan: Longs,
+) -> int:
+    """Look at the next `limit` slots and drop keys whose every event is out of sight.
+
+    Cannot be seen in any feature: what is dropped is before the cut of whatever comes.
+    """
+    dropped = 0
+    gone = meta[CLOCK] - 2 * plan[HORIZON]
+    for _ in range(limit):
+        if meta[SLOTS] <= 1:
+            break
+        s = meta[CURSOR] + 1
+        if s >= meta[SLOTS]:
+            s = 1
+        meta[CURSOR] = s
+        if slots[s, KEY_LENGTH] < 0 or slots[s, NEWEST] > gone:
+            continue
+        at = slots[s, WAITING]
+        kept = 0
+        while at != 0:
+            following = waits[at, 3]
+            if waits[at, 2] <= gone:
+                waits[at, 3] = meta[FREE_WAIT]
+                meta[FREE_WAIT] = at
+            else:
+                waits[at, 3] = kept
+                kept = at
+            at = following
+        slots[s, WAITING] = kept
+        if slots[s, CAPACITY] > 0:
+            meta[ROWS] -= slots[s, LAST] - slots[s, HEAD]
+            release(arena, meta, slots[s, BASE], slots[s, CAPACITY])
+            slots[s, BASE] = 0
+            slots[s, CAPACITY] = 0
+            slots[s, HEAD] = 0
+            slots[s, LAST] = 0
+            slots[s, NEWEST] = NEVER
+        if kept == 0:
+            drop_slot(table, slots, meta, s)
+            dropped += 1
+    return dropped
+
+
 def _sources_digest() -> int:
     digest = hashlib.sha256()
     for name in (
@@ -312,8 +368,15 @@ def _compiled_process(digest: int) -> Callable[..., int]:
         That is the number of rows, or the row for which the arena is full, with the words needed in
         meta[NEED]; nothing of that row was changed. `labels` holds revision * 4 + fraud * 2 + 1
         for a label and, when a log is restored, for an event that was labelled on arrival; else 0.
+        `out`, `flags` and `changed` are written whole; after a batch a few silent keys are dropped.
         """
         n = len(kind)
+        if first == 0:
+            flags[:] = 0
+            changed[:] = 0
+            meta[CHANGED] = 0
+            meta[CHANGED_BYTES] = 0
+            meta[LABEL_CLOCK] = NEVER
         places, lows, highs = scratch[0], scratch[1], scratch[2]
         starts, found = scratch[3], scratch[4]
         ahead = first
@@ -337,6 +400,8 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                     plan,
                     found,
                 )
+            if evaluate and kind[i] != 0:
+                out[i] = np.nan
             if kind[i] > 1 or (kind[i] == 1 and plan[LABEL_COLUMN] < 0):
                 continue
             time = times[i]
@@ -371,7 +436,11 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                         hashes[i],
                     )
                     flags[i] |= answer & 255
-                    changed[i] = answer >> 8
+                    if answer > 255:
+                        changed[i] = 1
+                        meta[CHANGED] += 1
+                        meta[CHANGED_BYTES] += length
+                        meta[LABEL_CLOCK] = max(meta[LABEL_CLOCK], time)
                 continue
             row = 0
             label = labels[i]
@@ -437,6 +506,8 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                             label = waiting
                             labels[i] = label
                     changed[i] = 1
+                    meta[CHANGED] += 1
+                    meta[CHANGED_BYTES] += length
                     slots[s, NEWEST] = max(newest, time)
                     meta[CLOCK] = max(meta[CLOCK], time)
                 insert(
@@ -478,6 +549,8 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                 out[i],
             ):
                 flags[i] |= TILED
+        if evaluate:
+            _prune(PRUNE_SLOTS, table, slots, waits, meta, arena, plan)
         return n
 
     return process_rows
@@ -494,46 +567,9 @@ def _compiled_prune(digest: int) -> Callable[..., int]:
         arena: Longs,
         plan: Longs,
     ) -> int:
-        """Look at the next `limit` slots and drop keys whose every event is out of sight.
-
-        Cannot be seen in any feature: what is dropped is before the cut of whatever comes.
-        """
-        dropped = 0
+        """Do `_prune`."""
         meta[META_WIDTH - 1] = digest
-        gone = meta[CLOCK] - 2 * plan[HORIZON]
-        for _ in range(limit):
-            if meta[SLOTS] <= 1:
-                break
-            s = meta[CURSOR] + 1
-            if s >= meta[SLOTS]:
-                s = 1
-            meta[CURSOR] = s
-            if slots[s, KEY_LENGTH] < 0 or slots[s, NEWEST] > gone:
-                continue
-            at = slots[s, WAITING]
-            kept = 0
-            while at != 0:
-                following = waits[at, 3]
-                if waits[at, 2] <= gone:
-                    waits[at, 3] = meta[FREE_WAIT]
-                    meta[FREE_WAIT] = at
-                else:
-                    waits[at, 3] = kept
-                    kept = at
-                at = following
-            slots[s, WAITING] = kept
-            if slots[s, CAPACITY] > 0:
-                meta[ROWS] -= slots[s, LAST] - slots[s, HEAD]
-                release(arena, meta, slots[s, BASE], slots[s, CAPACITY])
-                slots[s, BASE] = 0
-                slots[s, CAPACITY] = 0
-                slots[s, HEAD] = 0
-                slots[s, LAST] = 0
-                slots[s, NEWEST] = NEVER
-            if kept == 0:
-                drop_slot(table, slots, meta, s)
-                dropped += 1
-        return dropped
+        return int(_prune(limit, table, slots, waits, meta, arena, plan))
 
     return prune_slots
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import int64, types, uint8
+from numba import int64, types
 
 from jobs.windows._compile import compiled, inlined, kernel
 from jobs.windows._layout import (
@@ -22,7 +22,6 @@ from jobs.windows._layout import (
     KEYS,
     LAST,
     LONGS,
-    LONGS_IN,
     NEVER,
     NEWEST,
     SLOTS,
@@ -37,9 +36,9 @@ __all__ = [
     "create_slot",
     "drop_slot",
     "find_slot",
+    "hash_batch",
     "hash_bytes",
     "hash_column",
-    "pack_keys",
 ]
 
 
@@ -77,15 +76,26 @@ def hash_column(data: Bytes, starts: Longs, lengths: Ints, out: Longs) -> None:
         out[i] = 0 if lengths[i] < 0 else hash_bytes(data, starts[i], int(lengths[i]))
 
 
-@compiled(int64(*STRINGS, LONGS_IN, uint8[::1]))
-def pack_keys(data: Bytes, starts: Longs, lengths: Ints, rows: Longs, out: Bytes) -> int:
-    """Copy the keys of `rows` one after another into `out`; return the bytes written."""
-    at = 0
-    for i in rows:
-        for j in range(int(lengths[i])):
-            out[at] = data[starts[i] + j]
-            at += 1
-    return at
+@compiled(int64(*STRINGS, *STRINGS, LONGS, LONGS))
+def hash_batch(
+    key_data: Bytes,
+    key_starts: Longs,
+    key_lengths: Ints,
+    id_data: Bytes,
+    id_starts: Longs,
+    id_lengths: Ints,
+    keys: Longs,
+    ids: Longs,
+) -> int:
+    """Write the hashes of the keys and ids, 0 for null; return the bytes of all keys."""
+    total = 0
+    for i in range(len(key_starts)):
+        keys[i] = 0
+        if key_lengths[i] >= 0:
+            keys[i] = hash_bytes(key_data, key_starts[i], int(key_lengths[i]))
+            total += key_lengths[i]
+        ids[i] = 0 if id_lengths[i] < 0 else hash_bytes(id_data, id_starts[i], int(id_lengths[i]))
+    return total
 
 
 @inlined

@@ -23,6 +23,8 @@ __all__ = [
     "BASE",
     "BLOOM_FROM",
     "CAPACITY",
+    "CHANGED",
+    "CHANGED_BYTES",
     "CLOCK",
     "COLUMNS",
     "CURSOR",
@@ -43,6 +45,7 @@ __all__ = [
     "KEY_LENGTH",
     "KEY_ROOM",
     "KEY_TOP",
+    "LABEL_CLOCK",
     "LABEL_COLUMN",
     "LARGEST",
     "LAST",
@@ -79,6 +82,7 @@ __all__ = [
     "PLAN_WIDTH",
     "PROCESS",
     "PRUNE",
+    "PRUNE_SLOTS",
     "REACH",
     "ROWS",
     "SLOTS",
@@ -99,13 +103,17 @@ __all__ = [
     "Floats",
     "Ints",
     "Longs",
+    "Shorts",
     "Words",
+    "read_only",
 ]
 
 Bytes: TypeAlias = NDArray[np.uint8]
 """Key bytes, row kinds, flags."""
 Ints: TypeAlias = NDArray[np.int32]
 """Lengths of strings."""
+Shorts: TypeAlias = NDArray[np.uint16]
+"""Lengths of keys as a chunk holds them."""
 Words: TypeAlias = NDArray[np.uint32]
 """Validity, one bit per field."""
 Longs: TypeAlias = NDArray[np.int64]
@@ -127,8 +135,13 @@ EDGE_HINTS = SLOT_WIDTH - EDGE_HINT
 CLOCK, SLOTS, FREE_SLOT, ARENA_TOP, KEY_TOP, KEYS, WAITS, FREE_WAIT, CURSOR, NEED, LARGEST, ROWS = (
     range(12)
 )
+# What the last batch changed: rows, the bytes of their keys, and the newest time of its labels.
+CHANGED, CHANGED_BYTES, LABEL_CLOCK = range(12, 15)
 FREE_REGIONS = 16
 META_WIDTH = 64
+# Slots looked at after every batch for keys to drop: a pass over a million keys takes 60 k batches
+# and costs a batch about 1 us.
+PRUNE_SLOTS = 16
 # Cells of `plan`.
 (
     COLUMNS,
@@ -177,19 +190,20 @@ DUPLICATE, LATE, TOO_LATE, UNKNOWN_LABEL, NULL_KEY, TRUNCATED, TILED, STALE_LABE
 ) = range(19)
 
 
-def _read_only(kind: types.Type, dimensions: int = 1) -> types.Array:
+def read_only(kind: types.Type, dimensions: int = 1) -> types.Array:
+    """Return the type of an array that a kernel only reads."""
     # A plain array passes where a read-only one is declared; the reverse would compile again.
     return types.Array(kind, dimensions, "C", readonly=True)
 
 
 # Explicit types: one compilation, whatever the arrays of a batch are made of.
 LONGS, TABLE = int64[::1], int64[:, ::1]
-LONGS_IN, TABLE_IN = _read_only(int64), _read_only(int64, 2)
-STRINGS = (_read_only(uint8), LONGS_IN, _read_only(int32))
+LONGS_IN, TABLE_IN = read_only(int64), read_only(int64, 2)
+STRINGS = (read_only(uint8), LONGS_IN, read_only(int32))
 PROCESS = int64(
-    int64, _read_only(uint8), LONGS_IN, *STRINGS, LONGS_IN, LONGS_IN, TABLE_IN,
-    _read_only(uint32), LONGS, LONGS, TABLE, uint8[::1], TABLE, LONGS, LONGS, float64[::1],
-    LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, _read_only(float64), LONGS_IN, TABLE_IN, TABLE_IN,
-    _read_only(float64, 2), TABLE, boolean, float64[:, ::1], uint8[::1], uint8[::1],
+    int64, read_only(uint8), LONGS_IN, *STRINGS, LONGS_IN, LONGS_IN, TABLE_IN,
+    read_only(uint32), LONGS, LONGS, TABLE, uint8[::1], TABLE, LONGS, LONGS, float64[::1],
+    LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, read_only(float64), LONGS_IN, TABLE_IN, TABLE_IN,
+    read_only(float64, 2), TABLE, boolean, float64[:, ::1], uint8[::1], uint8[::1],
 )  # fmt: skip
 PRUNE = int64(int64, LONGS, TABLE, TABLE, LONGS, LONGS, LONGS_IN)

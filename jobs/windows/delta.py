@@ -42,9 +42,10 @@ __all__ = [
     "Chunk",
     "chunk_header",
     "decode_chunk",
-    "encode_chunk",
     "field_table",
     "join_chunks",
+    "join_encoded",
+    "seal",
 ]
 
 CHUNK_VERSION: Final = 1
@@ -91,35 +92,17 @@ class ChunkHeader:
     first_sequence: int
 
 
-def encode_chunk(chunk: Chunk, table: bytes | None = None, compress: bool = False) -> bytes:
-    """Return the bytes of a chunk; `table` is the field table when the caller has it ready."""
-    if table is None:
-        table = field_table(chunk.fields)
-    parts = [
-        chunk.kind.tobytes(),
-        chunk.valid.tobytes(),
-        chunk.key_length.tobytes(),
-        chunk.time_ms.tobytes(),
-        chunk.id_hash.tobytes(),
-        chunk.label.tobytes(),
-        chunk.raw.tobytes(),
-        chunk.keys.tobytes(),
-    ]
-    body = b"".join(parts)
+def seal(
+    table: bytes, rows: int, clock_ms: int, first_sequence: int, body: bytes, compress: bool = False
+) -> bytes:
+    """Put the header and the field table before the rows of a chunk, as this version writes it."""
     size = len(body)
     if compress:
         # One compressor a call: it lets go of the GIL while it works on memory of its own, and the
         # tasks of a TaskManager share this module. Shared, it crashed TaskManagers.
         body = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(body)
     header = _HEADER.pack(
-        _MAGIC,
-        CHUNK_VERSION,
-        int(compress),
-        len(table),
-        len(chunk),
-        size,
-        chunk.clock_ms,
-        chunk.first_sequence,
+        _MAGIC, CHUNK_VERSION, int(compress), len(table), rows, size, clock_ms, first_sequence
     )
     return header + table + body
 
@@ -158,53 +141,95 @@ def decode_chunk(data: bytes) -> Chunk:
     """
     header = chunk_header(data)
     try:
-        table = json.loads(data[_HEADER.size : _HEADER.size + header.table_bytes])
-        fields = tuple(RawField(str(s), str(k), int(m)) for s, k, m in table)
-        body = data[_HEADER.size + header.table_bytes :]
-        if header.compressed:
-            body = zstandard.ZstdDecompressor().decompress(body, max_output_size=header.body_bytes)
-        if len(body) != header.body_bytes:
-            msg = f"expected {header.body_bytes} bytes of rows, was {len(body)}"
-            raise ValueError(msg)
-        for version in range(header.version, CHUNK_VERSION):
-            body = UPGRADES[version](body)
+        table, body = _opened(header, data)
+        fields = tuple(RawField(str(s), str(k), int(m)) for s, k, m in json.loads(table))
         return _columns(header, fields, body)
     except (ValueError, KeyError, TypeError, zstandard.ZstdError) as e:
-        msg = f"reading window state: a chunk of {len(data)} bytes is damaged ({e})"
-        raise StateFormatError(msg) from e
+        raise _damaged(data, e) from e
+
+
+def join_encoded(group: Sequence[bytes]) -> bytes | None:
+    """Return one compressed chunk of the rows of several in their order.
+
+    None when they do not all hold the same fields: then they stay as they are.
+
+    Raises:
+        StateFormatError: when a chunk is damaged, cut short or of a newer version.
+    """
+    headers = [chunk_header(data) for data in group]
+    tables, cut = set(), []
+    for header, data in zip(headers, group, strict=True):
+        try:
+            table, body = _opened(header, data)
+            tables.add(table)
+            if len(tables) > 1:
+                return None
+            cut.append(_sections(header.rows, len(json.loads(table)), body))
+        except (ValueError, KeyError, TypeError, zstandard.ZstdError) as e:
+            raise _damaged(data, e) from e
+    body = b"".join(part for column in zip(*cut, strict=True) for part in column)
+    rows = sum(header.rows for header in headers)
+    clock = max(header.clock_ms for header in headers)
+    first = min(header.first_sequence for header in headers)
+    return seal(tables.pop(), rows, clock, first, body, compress=True)
+
+
+def _damaged(data: bytes, reason: Exception) -> StateFormatError:
+    return StateFormatError(
+        f"reading window state: a chunk of {len(data)} bytes is damaged ({reason})"
+    )
+
+
+def _opened(header: ChunkHeader, data: bytes) -> tuple[bytes, bytes]:
+    """Return the field table and the rows of a chunk as this version writes them."""
+    start = _HEADER.size + header.table_bytes
+    table, body = data[_HEADER.size : start], data[start:]
+    if header.compressed:
+        body = zstandard.ZstdDecompressor().decompress(body, max_output_size=header.body_bytes)
+    if len(body) != header.body_bytes:
+        msg = f"expected {header.body_bytes} bytes of rows, was {len(body)}"
+        raise ValueError(msg)
+    for version in range(header.version, CHUNK_VERSION):
+        body = UPGRADES[version](body)
+    return table, body
+
+
+def _sections(rows: int, fields: int, body: bytes) -> list[memoryview]:
+    """Cut a body into its columns."""
+    view, at, found = memoryview(body), 0, []
+    for width in (1, 4, 2, *(8,) * (3 + fields)):
+        found.append(view[at : at + width * rows])
+        at += width * rows
+    if len(body) < at:
+        msg = f"expected at least {at} bytes of rows, was {len(body)}"
+        raise ValueError(msg)
+    return [*found, view[at:]]
 
 
 def _columns(header: ChunkHeader, fields: tuple[RawField, ...], body: bytes) -> Chunk:
-    n, at = header.rows, 0
-    fixed = n * (7 + 8 * (3 + len(fields)))
-    if len(body) < fixed:
-        msg = f"expected at least {fixed} bytes of rows, was {len(body)}"
+    kind, valid, lengths, time, ids, label, *raw, keys = _sections(header.rows, len(fields), body)
+    key_length = np.frombuffer(lengths, "<u2").astype(np.uint16, copy=False)
+    if int(key_length.sum(dtype=np.int64)) != len(keys):
+        msg = f"expected {int(key_length.sum(dtype=np.int64))} bytes of keys, was {len(keys)}"
         raise ValueError(msg)
 
-    def take(dtype: str, count: int) -> NDArray[np.generic]:
-        nonlocal at
-        column = np.frombuffer(body, dtype, count, at)
-        at += column.nbytes
-        return column
+    def longs(column: memoryview) -> NDArray[np.int64]:
+        return np.frombuffer(column, "<i8").astype(np.int64, copy=False)
 
-    kind, valid, lengths = take("<u1", n), take("<u4", n), take("<u2", n)
-    if int(lengths.sum(dtype=np.int64)) != len(body) - fixed:
-        msg = f"expected {int(lengths.sum(dtype=np.int64))} bytes of keys, was {len(body) - fixed}"
-        raise ValueError(msg)
-    time, ids, label = take("<i8", n), take("<i8", n), take("<i8", n)
-    raw = take("<i8", n * len(fields)).reshape(len(fields), n)
     return Chunk(
         fields,
         header.clock_ms,
         header.first_sequence,
-        kind.astype(np.uint8, copy=False),
-        valid.astype(np.uint32, copy=False),
-        lengths.astype(np.uint16, copy=False),
-        time.astype(np.int64, copy=False),
-        ids.astype(np.int64, copy=False),
-        label.astype(np.int64, copy=False),
-        raw.astype(np.int64, copy=False),
-        np.frombuffer(body, np.uint8, offset=at),
+        np.frombuffer(kind, np.uint8),
+        np.frombuffer(valid, "<u4").astype(np.uint32, copy=False),
+        key_length,
+        longs(time),
+        longs(ids),
+        longs(label),
+        np.stack([longs(column) for column in raw])
+        if raw
+        else np.zeros((0, header.rows), np.int64),
+        np.frombuffer(keys, np.uint8),
     )
 
 

@@ -57,7 +57,6 @@ def raw_matrix(
         column = columns.get(field.source)
         if column is None:
             continue
-        bit = np.uint32(1 << number)
         if isinstance(column, StringColumn):
             if field.kind != "text":
                 continue
@@ -81,7 +80,7 @@ def raw_matrix(
                 scaled = np.rint(np.where(present, values, 0).astype(np.float64) * field.multiplier)
                 present = present & (np.abs(scaled) <= _EXACT)
                 raw[number] = np.where(present, scaled, 0.0).astype(np.int64)
-        valid |= np.where(present, bit, np.uint32(0))
+        valid |= present.astype(np.uint32) << np.uint32(number)
     return raw, valid
 
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
-from jobs.windows.delta import chunk_header, decode_chunk, encode_chunk, join_chunks
+from jobs.windows.delta import chunk_header, join_encoded
 
 __all__ = ["FANOUT", "SEGMENT_BYTES", "LogStore", "MemoryLog", "StateLog"]
 
@@ -27,8 +27,11 @@ FANOUT: Final = 32
 SEGMENT_BYTES: Final = 2 * 1024 * 1024
 """A chunk of half this size is left alone. A fold gathers at most twice this before compression,
 so no value passes 4 MiB, which every state backend writes in one piece."""
-_FIRST_SEQUENCE: Final = struct.Struct("<q")
+# Where a header holds its clock and the number of its first delta.
+_CLOCK: Final = struct.Struct("<q")
+_CLOCK_AT: Final = 16
 _FIRST_SEQUENCE_AT: Final = 24
+_FIRST_SEQUENCE_END: Final = 32
 
 
 class LogStore(Protocol):
@@ -70,12 +73,14 @@ class MemoryLog:
         return list(self.entries.items())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
     number: int
     folded: bool
     size: int
     clock_ms: int
+    data: bytes | None
+    """What is stored, while it waits for the next fold: reading it back costs a state call."""
 
 
 class StateLog:
@@ -108,10 +113,13 @@ class StateLog:
             else:
                 kept.append((number, data))
         kept.reverse()
-        self._entries = [
-            _Entry(number, chunk_header(data).compressed, len(data), chunk_header(data).clock_ms)
-            for number, data in kept
-        ]
+        self._entries = []
+        for number, data in kept:
+            header = chunk_header(data)
+            waits = None if header.compressed else data
+            self._entries.append(
+                _Entry(number, header.compressed, len(data), header.clock_ms, waits)
+            )
         self._next = kept[-1][0] + 1 if kept else 0
         self._open_count = sum(not entry.folded for entry in self._entries)
         self._open_bytes = sum(entry.size for entry in self._entries if not entry.folded)
@@ -127,12 +135,12 @@ class StateLog:
         if not delta:
             return
         number = self._next
-        stamped = bytearray(delta)
-        _FIRST_SEQUENCE.pack_into(stamped, _FIRST_SEQUENCE_AT, number)
-        self._store.put(number, bytes(stamped))
+        first = number.to_bytes(8, "little")
+        stamped = delta[:_FIRST_SEQUENCE_AT] + first + delta[_FIRST_SEQUENCE_END:]
+        self._store.put(number, stamped)
         self._next = number + 1
-        clock = chunk_header(delta).clock_ms
-        self._entries.append(_Entry(number, False, len(delta), clock))
+        (clock,) = _CLOCK.unpack_from(delta, _CLOCK_AT)
+        self._entries.append(_Entry(number, False, len(delta), clock, stamped))
         self._open_count += 1
         self._open_bytes += len(delta)
         if self._open_count >= FANOUT or self._open_bytes >= SEGMENT_BYTES:
@@ -173,13 +181,15 @@ class StateLog:
             self._entries[start:] = self._join(group)
 
     def _join(self, group: list[_Entry]) -> list[_Entry]:
-        chunks = join_chunks([decode_chunk(self._store.get(entry.number)) for entry in group])
-        if len(chunks) > 1:
+        stored = [self._store.get(e.number) if e.data is None else e.data for e in group]
+        data = join_encoded(stored)
+        for entry in group:
+            entry.folded, entry.data = True, None
+        if data is None:
             # Only where the feature set changed: chunks of different fields are left as they are.
-            return [replace(entry, folded=True) for entry in group]
-        number, clock = group[-1].number, chunks[0].clock_ms
-        data = encode_chunk(chunks[0], compress=True)
+            return group
+        number, clock = group[-1].number, max(entry.clock_ms for entry in group)
         self._store.put(number, data)
         for entry in group[:-1]:
             self._store.remove(entry.number)
-        return [_Entry(number, True, len(data), clock)]
+        return [_Entry(number, True, len(data), clock, None)]

@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 
 from jobs.windows import _kernels as kernels
 from jobs.windows import _layout as layout
-from jobs.windows._key_kernels import pack_keys
+from jobs.windows._delta_kernels import gather_changed
+from jobs.windows._key_kernels import hash_batch
 from jobs.windows._memory import reserve_words
 from jobs.windows._restore_kernels import count_runs
 from jobs.windows.batch import EventBatch, Kind, Processed
-from jobs.windows.delta import Chunk, decode_chunk, encode_chunk, field_table, join_chunks
+from jobs.windows.delta import Chunk, decode_chunk, field_table, join_chunks, seal
 from jobs.windows.plan import EntityPlan, compile_entity
 from jobs.windows.raw import RawField, hash_strings, label_codes, raw_matrix
 from jobs.windows.spec import FeatureSet
@@ -41,9 +42,6 @@ __all__ = ["ShardStore", "StoreStats", "warm"]
 
 _Number = TypeVar("_Number", bound=np.generic)
 """What a growing array holds."""
-# Slots looked at after every batch for keys to drop: a pass over a million keys takes 60 k batches
-# and costs a batch about 1 us.
-PRUNE_SLOTS: Final = 16
 # Rows of a chunk restored in one call: bounds the scratch memory, amortises the call.
 RESTORE_ROWS: Final = 1 << 20
 
@@ -102,17 +100,39 @@ class ShardStore:
         batch = _contiguous(batch)
         n = len(batch)
         raw, valid = raw_matrix(self.plan.raw_fields, batch.fields, n)
+        labelled = int(np.count_nonzero(batch.kind)) if self.plan.uses_labels else 0
         labels = np.zeros(n, np.int64)
-        if self.plan.uses_labels and batch.kind.any():
+        if labelled:
             labels = label_codes(batch.fields, n)
             labels[batch.kind != Kind.LABEL] = 0
-        ids = hash_strings(batch.event_id)
-        out = np.full((n, len(self.plan.features)), np.nan)
-        flags = np.zeros(n, np.uint8)
-        hashes = hash_strings(batch.key)
-        key, times = batch.key, batch.event_time_ms
-        changed = self._run(batch.kind, times, key, hashes, ids, raw, valid, labels, out, flags, n)
-        kernels.prune_slots(PRUNE_SLOTS, *self._prunable())
+        key, event_id = batch.key, batch.event_id
+        hashes, ids = np.empty(n, np.int64), np.empty(n, np.int64)
+        key_bytes = hash_batch(
+            key.data,
+            key.starts,
+            key.lengths,
+            event_id.data,
+            event_id.starts,
+            event_id.lengths,
+            hashes,
+            ids,
+        )
+        self._grow(n, labelled, key_bytes)
+        out = np.empty((n, len(self.plan.features)))
+        flags, changed = np.empty(n, np.uint8), np.empty(n, np.uint8)
+        self._run(
+            batch.kind,
+            batch.event_time_ms,
+            key,
+            hashes,
+            ids,
+            raw,
+            valid,
+            labels,
+            out,
+            flags,
+            changed,
+        )
         delta = self._delta(batch, ids, raw, valid, labels, changed)
         return Processed(out, flags, delta)
 
@@ -182,13 +202,9 @@ class ShardStore:
         labels: NDArray[np.int64],
         out: NDArray[np.float64] | None,
         flags: NDArray[np.uint8],
-        most_keys: int,
-    ) -> NDArray[np.uint8]:
-        n = len(kind)
-        changed = np.zeros(n, np.uint8)
-        labelled = int(np.count_nonzero(kind)) if self.plan.uses_labels else 0
-        self._grow(most_keys, labelled, int(np.maximum(key.lengths, 0).sum(dtype=np.int64)))
-        plan, reached = self.plan, 0
+        changed: NDArray[np.uint8],
+    ) -> None:
+        plan, reached, n = self.plan, 0, len(kind)
         evaluate = out is not None
         target = np.empty((1, len(plan.features))) if out is None else out
         while reached < n:
@@ -228,7 +244,6 @@ class ShardStore:
             )
             if reached < n:
                 self._grow_arena(int(self._meta[layout.NEED]))
-        return changed
 
     def _grow(self, new_keys: int, new_waits: int, key_bytes: int) -> None:
         meta = self._meta
@@ -264,33 +279,34 @@ class ShardStore:
         labels: NDArray[np.int64],
         changed: NDArray[np.uint8],
     ) -> bytes:
-        rows = np.flatnonzero(changed)
-        if not len(rows):
+        meta = self._meta
+        rows = int(meta[layout.CHANGED])
+        if not rows:
             return b""
-        key, times, kind = batch.key, batch.event_time_ms, batch.kind
-        key_length = key.lengths
-        if len(rows) < len(changed):
-            times, kind, ids, labels = times[rows], kind[rows], ids[rows], labels[rows]
-            raw, valid, key_length = raw[:, rows], valid[rows], key_length[rows]
-        keys = np.empty(int(key_length.sum(dtype=np.int64)), np.uint8)
-        pack_keys(key.data, key.starts, key.lengths, rows, keys)
-        clock = int(self._meta[layout.CLOCK])
-        if self.plan.uses_labels and kind.any():
-            clock = max(clock, int(times[kind == Kind.LABEL].max(initial=layout.NEVER)))
-        chunk = Chunk(
-            self.plan.raw_fields,
-            clock,
-            0,
-            kind,
+        key = batch.key
+        kinds, valid_out = np.empty(rows, np.uint8), np.empty(rows, np.uint32)
+        lengths, longs = np.empty(rows, np.uint16), np.empty((3 + len(raw), rows), np.int64)
+        keys = np.empty(int(meta[layout.CHANGED_BYTES]), np.uint8)
+        gather_changed(
+            changed,
+            batch.kind,
             valid,
-            key_length.astype(np.uint16),
-            times,
+            key.data,
+            key.starts,
+            key.lengths,
+            batch.event_time_ms,
             ids,
             labels,
             raw,
+            kinds,
+            valid_out,
+            lengths,
+            longs,
             keys,
         )
-        return encode_chunk(chunk, self._table_bytes)
+        clock = max(int(meta[layout.CLOCK]), int(meta[layout.LABEL_CLOCK]))
+        body = b"".join((kinds, valid_out, lengths, longs, keys))
+        return seal(self._table_bytes, rows, clock, 0, body)
 
     def _replay(self, group: list[Chunk]) -> int:
         rows = 0
@@ -310,6 +326,8 @@ class ShardStore:
             hashes = hashes[order]
             # Room for every row to bring a new key would be ten times what it takes.
             most_keys = count_runs(key.data, sorted_key.starts, sorted_key.lengths, hashes)
+            labelled = int(np.count_nonzero(chunk.kind)) if self.plan.uses_labels else 0
+            self._grow(most_keys, labelled, len(key.data))
             self._run(
                 chunk.kind[order],
                 chunk.time_ms[order],
@@ -320,8 +338,8 @@ class ShardStore:
                 valid[order],
                 chunk.label[order],
                 None,
-                np.zeros(len(chunk), np.uint8),
-                most_keys,
+                np.empty(len(chunk), np.uint8),
+                np.empty(len(chunk), np.uint8),
             )
             rows += len(chunk)
         return rows

@@ -8,13 +8,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import zstandard
 
 import jobs.fraud.job as fraud
 from connectors.settings import Settings
@@ -23,9 +20,8 @@ from jobs.fraud.customer_stage import CustomerStage
 from jobs.fraud.decision_stage import DecisionStage
 from jobs.fraud.features import FRAUD_FEATURES
 from jobs.fraud.parts import StageParts
-from jobs.windows import delta, state_log, store
-from jobs.windows.delta import Chunk, chunk_header
-from jobs.windows.raw import RawField
+from jobs.windows import delta, store
+from jobs.windows.delta import chunk_header
 from jobs.windows.spec import Entity, FeatureSet, count, mean
 
 if TYPE_CHECKING:
@@ -140,30 +136,29 @@ def adopt_next_format() -> None:
     """
     if delta.CHUNK_VERSION == NEXT_VERSION:
         return
-    encode, columns = delta.encode_chunk, delta._columns
+    seal, sections = delta.seal, delta._sections
 
-    def encode_next(chunk: Chunk, table: bytes | None = None, compress: bool = False) -> bytes:
-        data = encode(chunk, table, compress=False)
-        header = chunk_header(data)
-        at = len(data) - header.body_bytes
-        body = SPARE + data[at:]
-        packed = zstandard.ZstdCompressor(level=1).compress(body) if compress else body
-        start = bytearray(data[:at])
-        start[4], start[5] = NEXT_VERSION, int(compress)
-        start[12:16] = struct.pack("<I", len(body))
-        return bytes(start) + packed
+    def seal_next(
+        table: bytes,
+        rows: int,
+        clock_ms: int,
+        first_sequence: int,
+        body: bytes,
+        compress: bool = False,
+    ) -> bytes:
+        return seal(table, rows, clock_ms, first_sequence, SPARE + body, compress)
 
-    def columns_next(header: delta.ChunkHeader, fields: tuple[RawField, ...], body: bytes) -> Chunk:
+    def sections_next(rows: int, fields: int, body: bytes) -> list[memoryview]:
         if body[: len(SPARE)] != SPARE:
             msg = f"expected {SPARE!r}, was {body[: len(SPARE)]!r}"
             raise ValueError(msg)
-        return columns(header, fields, body[len(SPARE) :])
+        return sections(rows, fields, body[len(SPARE) :])
 
     delta.UPGRADES[delta.CHUNK_VERSION] = lambda body: SPARE + body
     delta.CHUNK_VERSION = NEXT_VERSION  # type: ignore[misc]
-    delta._columns = columns_next
-    for module in (delta, state_log, store):
-        module.encode_chunk = encode_next  # type: ignore[attr-defined]
+    delta._sections = sections_next
+    for module in (delta, store):
+        module.seal = seal_next  # type: ignore[attr-defined]
 
 
 def _crash_in_fold() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 from jobs.windows import delta, state_log
 from jobs.windows import store as store_module
 from jobs.windows.batch import EventBatch, Kind, RowFlag
-from jobs.windows.delta import CHUNK_VERSION, decode_chunk, encode_chunk
+from jobs.windows.delta import CHUNK_VERSION, chunk_header, decode_chunk, join_encoded
 from jobs.windows.errors import StateFormatError
 from jobs.windows.spec import Entity, FeatureSet, count, labelled, maximum, mean, ratio
 from jobs.windows.state_log import MemoryLog, StateLog
@@ -187,45 +186,63 @@ def test_a_feature_added_to_a_running_job_keeps_the_state_of_the_others() -> Non
 
 
 def test_folded_chunks_give_back_the_same_rows() -> None:
-    chunk = decode_chunk(chunk_of_rows())
-    again = decode_chunk(encode_chunk(chunk, compress=True))
-    assert np.array_equal(again.raw, chunk.raw)
-    assert again.keys.tobytes() == chunk.keys.tobytes()
-    assert again.fields == chunk.fields
+    store = ShardStore(EVERYTHING, "customer")
+    deltas = [store.process(batch_of(ROWS[:2])).delta, store.process(batch_of(ROWS[2:])).delta]
+    folded = join_encoded(deltas)
+    assert folded is not None
+    again, whole = decode_chunk(folded), decode_chunk(chunk_of_rows())
+    assert chunk_header(folded).compressed
+    for name in ("kind", "valid", "key_length", "time_ms", "id_hash", "label", "raw", "keys"):
+        assert np.array_equal(getattr(again, name), getattr(whole, name)), name
+    assert (again.fields, again.clock_ms) == (whole.fields, whole.clock_ms)
+
+
+def test_chunks_of_other_fields_are_not_folded_together() -> None:
+    other = ShardStore(small(mean("amount", ("20s",))), "customer").process(batch_of(ROWS)).delta
+    assert join_encoded([chunk_of_rows(), other]) is None
+
+
+def test_a_fold_reads_nothing_back_that_it_wrote_a_moment_ago() -> None:
+    """Each read of Flink's state crosses into the JVM."""
+
+    class Counted(MemoryLog):
+        reads = 0
+
+        def get(self, key: int) -> bytes:
+            self.reads += 1
+            return super().get(key)
+
+    kept, store = Counted(), ShardStore(EVERYTHING, "customer")
+    log = StateLog(kept, store.horizon_ms)
+    list(log.chunks())
+    for number in range(state_log.FANOUT):
+        row = Row(Kind.EVENT, "k", 1_000 * number, str(number), {"amount_minor": number})
+        log.append(store.process(batch_of([row])).delta)
+    assert len(log) == 1
+    assert kept.reads == 0
 
 
 def test_tasks_of_one_process_fold_at_the_same_time() -> None:
     """A compressor that several threads shared crashed the whole TaskManager."""
-    chunk = decode_chunk(chunk_of_rows())
-    chunks = []
-    for seed in range(8):
-        random = np.random.default_rng(seed)
-        rows = np.sort(random.integers(0, len(chunk), 20_000))
-        ends = np.cumsum(chunk.key_length)
-        keys = np.concatenate(
-            [chunk.keys[ends[row] - chunk.key_length[row] : ends[row]] for row in rows.tolist()]
-        )
-        chunks.append(
-            replace(
-                chunk,
-                kind=chunk.kind[rows],
-                valid=chunk.valid[rows],
-                key_length=chunk.key_length[rows],
-                time_ms=random.integers(0, 1 << 40, len(rows)),
-                id_hash=random.integers(0, 1 << 40, len(rows)),
-                label=chunk.label[rows],
-                raw=np.ascontiguousarray(chunk.raw[:, rows]),
-                keys=keys,
-            )
-        )
 
-    def there_and_back(number: int) -> bool:
-        mine = chunks[number % len(chunks)]
-        again = decode_chunk(encode_chunk(mine, compress=True))
-        return np.array_equal(again.time_ms, mine.time_ms) and np.array_equal(again.raw, mine.raw)
+    def deltas(seed: int) -> list[bytes]:
+        random = np.random.default_rng(seed)
+        store = ShardStore(EVERYTHING, "customer")
+        times = iter(np.sort(random.integers(0, 1 << 20, 2_000)).tolist())
+        rows = [
+            Row(Kind.EVENT, f"k{time % 97}", time, str(time), {"amount_minor": time % 1_013})
+            for time in times
+        ]
+        return [store.process(batch_of(rows[at : at + 100])).delta for at in range(0, 2_000, 100)]
+
+    groups = [deltas(seed) for seed in range(8)]
+    expected = [join_encoded(group) for group in groups]
+
+    def fold(number: int) -> bool:
+        return join_encoded(groups[number % len(groups)]) == expected[number % len(groups)]
 
     with ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(there_and_back, range(64)))
+        assert all(threads.map(fold, range(64)))
 
 
 def test_a_process_that_holds_many_stores_can_fork() -> None:
@@ -278,7 +295,13 @@ def test_keys_that_share_a_hash_are_restored_as_keys_of_their_own(
     def one_hash(column: StringColumn) -> np.ndarray:
         return np.where(column.lengths < 0, 0, 77).astype(np.int64)
 
+    def batch_of_one_hash(*columns: np.ndarray) -> int:
+        keys, ids = StringColumn(*columns[:3]), StringColumn(*columns[3:6])
+        columns[6][:], columns[7][:] = one_hash(keys), one_hash(ids)
+        return int(np.maximum(keys.lengths, 0).sum())
+
     monkeypatch.setattr(store_module, "hash_strings", one_hash)
+    monkeypatch.setattr(store_module, "hash_batch", batch_of_one_hash)
     rows = [Row(Kind.EVENT, f"k{i}", 1_000 + i, None, {"amount_minor": 100}) for i in range(700)]
     undisturbed, restored = (ShardStore(EVERYTHING, "customer") for _ in range(2))
     restored.restore([undisturbed.process(batch_of(rows)).delta])
