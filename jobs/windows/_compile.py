@@ -7,12 +7,15 @@ needs room passes it in.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from numba import njit
 
-__all__ = ["compiled", "inlined", "kernel"]
+__all__ = ["compiled", "inlined", "kernel", "sources_digest"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 """A Python function that numba can compile."""
@@ -44,3 +47,17 @@ def compiled(signature: object) -> Callable[[_Function], _Function]:
         return cast("_Function", made)
 
     return compile_now
+
+
+@cache
+def sources_digest() -> int:
+    """Return a number that changes with the source of any kernel.
+
+    numba keys its cache by the file of the outermost function and would keep stale machine code
+    when another kernel file changes. The outermost kernels therefore close over this.
+    """
+    digest = hashlib.sha256()
+    here = Path(__file__)
+    for file in (here, here.with_name("_layout.py"), *sorted(here.parent.glob("_*_kernels.py"))):
+        digest.update(file.read_bytes())
+    return int.from_bytes(digest.digest()[:4], "little")

@@ -1,20 +1,14 @@
-"""Compiled kernels over one shard: rows of a batch in arrival order, and pruning.
-
-numba keys its cache by the file of the outermost function and would keep stale machine code when
-another kernel file changes. `process_rows` and `prune_slots` therefore close over a digest of
-those files.
-"""
+"""Compiled kernels over one shard: rows of a batch in arrival order, and pruning."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numba import types
 
-from jobs.windows._compile import compiled, inlined, kernel
+from jobs.windows._compile import compiled, kernel, sources_digest
+from jobs.windows._event_kernels import add_event, cut_of, label_row
 from jobs.windows._feature_kernels import evaluate_row
 from jobs.windows._key_kernels import (
     create_slot,
@@ -56,14 +50,11 @@ from jobs.windows._layout import (
     REACH,
     ROWS,
     SLOTS,
-    STALE_LABEL,
     TABLE,
     TILED,
     TOO_LATE,
     TRUNCATED,
-    UNKNOWN_LABEL,
     WAITING,
-    WAITS,
     Bytes,
     Floats,
     Ints,
@@ -72,11 +63,8 @@ from jobs.windows._layout import (
 )
 from jobs.windows._log_kernels import (
     find_id,
-    insert,
-    last_at_or_before,
     make_room,
     release,
-    set_label,
     tiled_until,
 )
 
@@ -85,128 +73,6 @@ __all__ = [
     "prune_slots",
     "rebuild_table",
 ]
-
-
-@kernel
-def _take_waiting(
-    slots: Longs,
-    waits: Longs,
-    meta: Longs,
-    plan: Longs,
-    s: int,
-    h: int,
-    time: int,
-    clock: int,
-) -> int:
-    """Remove and return the label that waits for an event id, or 0."""
-    before = 0
-    at = slots[s, WAITING]
-    while at != 0:
-        following = waits[at, 3]
-        # A label waits until it is as old as an event that no window can reach.
-        expired = waits[at, 2] <= clock - 2 * plan[HORIZON]
-        matches = waits[at, 0] == h and waits[at, 2] > time - plan[HORIZON]
-        if expired or matches:
-            if before == 0:
-                slots[s, WAITING] = following
-            else:
-                waits[before, 3] = following
-            waits[at, 3] = meta[FREE_WAIT]
-            meta[FREE_WAIT] = at
-            if matches and not expired:
-                return int(waits[at, 1])
-        else:
-            before = at
-        at = following
-    return 0
-
-
-@kernel
-def _let_wait(
-    slots: Longs,
-    waits: Longs,
-    meta: Longs,
-    plan: Longs,
-    s: int,
-    h: int,
-    label: int,
-    time: int,
-) -> bool:
-    """Keep a label until its event comes; False when a higher or equal revision waits already."""
-    at = slots[s, WAITING]
-    while at != 0:
-        if waits[at, 0] == h and waits[at, 2] > meta[CLOCK] - 2 * plan[HORIZON]:
-            if label >> 2 <= waits[at, 1] >> 2:
-                return False
-            waits[at, 1] = label
-            waits[at, 2] = max(time, waits[at, 2])
-            return True
-        at = waits[at, 3]
-    at = meta[FREE_WAIT]
-    if at != 0:
-        meta[FREE_WAIT] = waits[at, 3]
-    else:
-        at = meta[WAITS]
-        meta[WAITS] = at + 1
-    waits[at, 0] = h
-    waits[at, 1] = label
-    waits[at, 2] = time
-    waits[at, 3] = slots[s, WAITING]
-    slots[s, WAITING] = at
-    return True
-
-
-@inlined
-def _cut_of(slots: Longs, meta: Longs, plan: Longs, s: int, time: int) -> int:
-    """Return the time up to which events of a key are out of sight once `time` is seen.
-
-    A key's clock is its newest event, but never more than one horizon behind the shard's, so that
-    keys that fell silent can be dropped. Only for events that far behind does sharding matter at
-    all.
-    """
-    newest = slots[s, NEWEST] if s != 0 else NEVER
-    behind = max(meta[CLOCK], time) - plan[HORIZON]
-    return int(max(newest, time, behind) - plan[HORIZON])
-
-
-@kernel
-def _label_row(
-    slots: Longs,
-    waits: Longs,
-    table: Longs,
-    key_bytes: Bytes,
-    meta: Longs,
-    arena: Longs,
-    plan: Longs,
-    raws: Longs,
-    measures: Longs,
-    filters: Longs,
-    s: int,
-    h: int,
-    label: int,
-    time: int,
-    key_data: Bytes,
-    key_start: int,
-    key_length: int,
-    key_hash: int,
-) -> int:
-    """Apply a label, or let it wait for its event; return its flags, plus 256 when it counted."""
-    row = 0
-    if s != 0:
-        seen = _cut_of(slots, meta, plan, s, NEVER)
-        seen = max(seen, tiled_until(arena, slots, s, plan, seen))
-        row = find_id(arena, slots, s, plan, h, seen, True)
-    if row != 0:
-        if set_label(arena, slots, plan, raws, measures, filters, s, row, label):
-            return 256
-        return STALE_LABEL
-    if h == 0 or time <= meta[CLOCK] - 2 * plan[HORIZON]:
-        return UNKNOWN_LABEL
-    if s == 0:
-        s = create_slot(table, slots, key_bytes, meta, key_data, key_start, key_length, key_hash)
-    if _let_wait(slots, waits, meta, plan, s, h, label, time):
-        return UNKNOWN_LABEL | 256
-    return UNKNOWN_LABEL | STALE_LABEL
 
 
 @kernel
@@ -314,19 +180,6 @@ def _prune(
     return dropped
 
 
-def _sources_digest() -> int:
-    digest = hashlib.sha256()
-    for name in (
-        "_layout.py",
-        "_compile.py",
-        "_key_kernels.py",
-        "_log_kernels.py",
-        "_feature_kernels.py",
-    ):
-        digest.update(Path(__file__).with_name(name).read_bytes())
-    return int.from_bytes(digest.digest()[:4], "little")
-
-
 def _compiled_process(digest: int) -> Callable[..., int]:
     @compiled(PROCESS)
     def process_rows(
@@ -358,7 +211,6 @@ def _compiled_process(digest: int) -> Callable[..., int]:
         features: Longs,
         feature_numbers: Floats,
         scratch: Longs,
-        evaluate: bool,
         out: Floats,
         flags: Bytes,
         changed: Bytes,
@@ -367,7 +219,7 @@ def _compiled_process(digest: int) -> Callable[..., int]:
 
         That is the number of rows, or the row for which the arena is full, with the words needed in
         meta[NEED]; nothing of that row was changed. `labels` holds revision * 4 + fraud * 2 + 1
-        for a label and, when a log is restored, for an event that was labelled on arrival; else 0.
+        for a label, and for an event that a label waited for; else 0.
         `out`, `flags` and `changed` are written whole; after a batch a few silent keys are dropped.
         """
         n = len(kind)
@@ -381,7 +233,6 @@ def _compiled_process(digest: int) -> Callable[..., int]:
         starts, found = scratch[3], scratch[4]
         ahead = first
         meta[META_WIDTH - 1] = digest
-        run_end = first
         for i in range(first, n):
             if i == ahead:
                 origin, ahead = ahead, min(n, ahead + AHEAD)
@@ -400,7 +251,7 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                     plan,
                     found,
                 )
-            if evaluate and kind[i] != 0:
+            if kind[i] != 0:
                 out[i] = np.nan
             if kind[i] > 1 or (kind[i] == 1 and plan[LABEL_COLUMN] < 0):
                 continue
@@ -415,7 +266,7 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                 flags[i] |= NULL_KEY
             if kind[i] == 1:
                 if not alone:
-                    answer = _label_row(
+                    answer = label_row(
                         slots,
                         waits,
                         table,
@@ -443,10 +294,9 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                         meta[LABEL_CLOCK] = max(meta[LABEL_CLOCK], time)
                 continue
             row = 0
-            label = labels[i]
             cut = NEVER
             if not alone:
-                cut = _cut_of(slots, meta, plan, s, time)
+                cut = cut_of(slots, meta, plan, s, time)
                 tiles = tiled_until(arena, slots, s, plan, cut) if s != 0 else NEVER
                 if time <= cut or time <= tiles:
                     flags[i] |= TOO_LATE
@@ -477,43 +327,21 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                             length,
                             hashes[i],
                         )
-                    wanted = 1
-                    if not evaluate:
-                        # A log is restored key by key: make room for all its rows at once.
-                        if i >= run_end:
-                            run_end = i + 1
-                            while run_end < n and hashes[run_end] == hashes[i]:
-                                run_end += 1
-                        wanted = run_end - i
-                    if not make_room(arena, slots, meta, plan, s, cut, wanted):
+                    if not make_room(arena, slots, meta, plan, s, cut, 1):
                         flags[i] = 0
                         return i
-                last = slots[s, LAST]
-                row = last + 1
-                if not alone:
-                    newest = slots[s, NEWEST]
-                    if time < newest:
+                    if time < slots[s, NEWEST]:
                         flags[i] |= LATE
                         if time - plan[REACH] < cut:
                             flags[i] |= TRUNCATED
-                        row = 1 + last_at_or_before(
-                            arena, slots[s, BASE], plan[COLUMNS], slots[s, HEAD], last, time
-                        )
-                    if slots[s, WAITING] != 0:
-                        clock = max(meta[CLOCK], time)
-                        waiting = _take_waiting(slots, waits, meta, plan, s, h, time, clock)
-                        if label == 0:
-                            label = waiting
-                            labels[i] = label
                     changed[i] = 1
                     meta[CHANGED] += 1
                     meta[CHANGED_BYTES] += length
-                    slots[s, NEWEST] = max(newest, time)
-                    meta[CLOCK] = max(meta[CLOCK], time)
-                insert(
+                row, labels[i] = add_event(
                     arena,
                     floats,
                     slots,
+                    waits,
                     meta,
                     plan,
                     raws,
@@ -521,15 +349,14 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                     filters,
                     filter_operands,
                     s,
-                    row,
                     time,
                     h,
                     raw,
-                    valid,
+                    int(valid[i]),
                     i,
-                    label,
+                    labels[i],
                 )
-            if evaluate and evaluate_row(
+            if evaluate_row(
                 arena,
                 floats,
                 slots,
@@ -549,8 +376,7 @@ def _compiled_process(digest: int) -> Callable[..., int]:
                 out[i],
             ):
                 flags[i] |= TILED
-        if evaluate:
-            _prune(PRUNE_SLOTS, table, slots, waits, meta, arena, plan)
+        _prune(PRUNE_SLOTS, table, slots, waits, meta, arena, plan)
         return n
 
     return process_rows
@@ -586,6 +412,5 @@ def rebuild_table(table: Longs, slots: Longs, meta: Longs) -> None:
             table[at] = ((slots[s, HASH] >> 32) << 32) | s
 
 
-_DIGEST = _sources_digest()
-process_rows = _compiled_process(_DIGEST)
-prune_slots = _compiled_prune(_DIGEST)
+process_rows = _compiled_process(sources_digest())
+prune_slots = _compiled_prune(sources_digest())

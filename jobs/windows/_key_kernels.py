@@ -42,6 +42,35 @@ __all__ = [
 ]
 
 
+@inlined
+def _eight_bytes(data: Bytes, at: int) -> int:
+    # Written out, this is one load; an unsigned index is never taken to count from the end.
+    u = np.uint64(at)
+    word = np.uint64(data[u])
+    word |= np.uint64(data[u + np.uint64(1)]) << np.uint64(8)
+    word |= np.uint64(data[u + np.uint64(2)]) << np.uint64(16)
+    word |= np.uint64(data[u + np.uint64(3)]) << np.uint64(24)
+    word |= np.uint64(data[u + np.uint64(4)]) << np.uint64(32)
+    word |= np.uint64(data[u + np.uint64(5)]) << np.uint64(40)
+    word |= np.uint64(data[u + np.uint64(6)]) << np.uint64(48)
+    word |= np.uint64(data[u + np.uint64(7)]) << np.uint64(56)
+    return word  # type: ignore[return-value]
+
+
+@inlined
+def _same_bytes(one: Bytes, at: int, other: Bytes, there: int, length: int) -> bool:
+    j = 0
+    while j + 8 <= length:
+        if _eight_bytes(one, at + j) != _eight_bytes(other, there + j):
+            return False
+        j += 8
+    while j < length:
+        if one[at + j] != other[there + j]:
+            return False
+        j += 1
+    return True
+
+
 @kernel
 def hash_bytes(data: Bytes, start: int, length: int) -> int:
     k1 = np.uint64(0x9E3779B97F4A7C15)
@@ -49,16 +78,19 @@ def hash_bytes(data: Bytes, start: int, length: int) -> int:
     h = (np.uint64(length) + np.uint64(1)) * k2
     at = start
     end = start + length
-    while at < end:
+    while at + 8 <= end:
+        word = _eight_bytes(data, at)
+        h = (h ^ word) * k1
+        h ^= h >> np.uint64(32)
+        at += 8
+    if at < end:
         word = np.uint64(0)
-        stop = min(at + 8, end)
         shift = np.uint64(0)
-        for j in range(at, stop):
+        for j in range(at, end):
             word |= np.uint64(data[j]) << shift
             shift += np.uint64(8)
         h = (h ^ word) * k1
         h ^= h >> np.uint64(32)
-        at = stop
     h ^= h >> np.uint64(33)
     h *= np.uint64(0xFF51AFD7ED558CCD)
     h ^= h >> np.uint64(33)
@@ -117,15 +149,12 @@ def find_slot(
             return 0
         if entry >> 32 == tag:
             s = entry & 0xFFFFFFFF
-            if slots[s, HASH] == h and slots[s, KEY_LENGTH] == length:
-                origin = slots[s, KEY_AT]
-                same = True
-                for j in range(length):
-                    if key_bytes[origin + j] != data[start + j]:
-                        same = False
-                        break
-                if same:
-                    return int(s)
+            if (
+                slots[s, HASH] == h
+                and slots[s, KEY_LENGTH] == length
+                and _same_bytes(key_bytes, slots[s, KEY_AT], data, start, length)
+            ):
+                return int(s)
         at = (at + 1) & mask
 
 

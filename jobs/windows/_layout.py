@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
-from numba import boolean, float64, int32, int64, types, uint8, uint32
+from numba import float64, int32, int64, types, uint8, uint32
 from numpy.typing import NDArray
 
 __all__ = [
@@ -204,6 +204,6 @@ PROCESS = int64(
     int64, read_only(uint8), LONGS_IN, *STRINGS, LONGS_IN, LONGS_IN, TABLE_IN,
     read_only(uint32), LONGS, LONGS, TABLE, uint8[::1], TABLE, LONGS, LONGS, float64[::1],
     LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, read_only(float64), LONGS_IN, TABLE_IN, TABLE_IN,
-    read_only(float64, 2), TABLE, boolean, float64[:, ::1], uint8[::1], uint8[::1],
+    read_only(float64, 2), TABLE, float64[:, ::1], uint8[::1], uint8[::1],
 )  # fmt: skip
 PRUNE = int64(int64, LONGS, TABLE, TABLE, LONGS, LONGS, LONGS_IN)

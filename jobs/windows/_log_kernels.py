@@ -27,13 +27,13 @@ from jobs.windows._layout import (
     TILE,
     Floats,
     Longs,
-    Words,
 )
 
 __all__ = [
     "bloom_add",
     "bloom_bits",
     "find_id",
+    "fits",
     "insert",
     "last_at_or_before",
     "last_near",
@@ -165,6 +165,18 @@ def thin(arena: Longs, slots: Longs, s: int, plan: Longs, cut: int) -> None:
     slots[s, LAST] = write
 
 
+@inlined
+def fits(rows: int, wanted: int, size: int) -> bool:
+    """Return whether so many rows leave a region the room that it needs to grow.
+
+    Rows that come one by one are moved seldom when a quarter is free; when many come at once, as
+    from a log, their number is known and memory counts.
+    """
+    if wanted == 1:
+        return 4 * (rows + 1) <= 3 * size
+    return 8 * (rows + wanted) <= 7 * size
+
+
 @kernel
 def make_room(
     arena: Longs, slots: Longs, meta: Longs, plan: Longs, s: int, cut: int, wanted: int
@@ -191,7 +203,7 @@ def make_room(
         size = capacity
     # A region a quarter free is packed where it is; one that is fuller is doubled, so a row is
     # copied at most four times on average.
-    while 4 * (rows + wanted) > 3 * size:
+    while not fits(rows, wanted, size):
         size *= 2
     if size == capacity:
         target = base
@@ -276,14 +288,14 @@ def passes(
     filter_operands: Floats,
     f: int,
     raw: Longs,
-    valid: Words,
+    bits: int,
     i: int,
     fraud: bool,
 ) -> bool:
     if filters[f, 0] == 0:
         return fraud
     j = filters[f, 1]
-    if (valid[i] >> j) & 1 == 0:
+    if (bits >> j) & 1 == 0:
         return False
     op = filters[f, 2]
     if filters[f, 0] == 2:
@@ -320,11 +332,11 @@ def insert(
     time: int,
     h: int,
     raw: Longs,
-    valid: Words,
+    bits: int,
     i: int,
     label: int,
 ) -> None:
-    """Put row i of the batch at `row` of the log, moving later rows up and adding to their sums."""
+    """Put row i of the batch, valid by `bits`, at `row` of the log; later rows move up and add."""
     base, capacity, last = slots[s, BASE], slots[s, CAPACITY], slots[s, LAST]
     columns = plan[COLUMNS]
     place = base + row * columns
@@ -339,7 +351,7 @@ def insert(
         arena[place + plan[LABEL_COLUMN]] = label
         fraud = label & 2 != 0
     for j in range(len(raws)):
-        known = (valid[i] >> j) & 1 == 1
+        known = (bits >> j) & 1 == 1
         if raws[j, 0] == 1:
             at = place + raws[j, 1]
             if known:
@@ -365,8 +377,8 @@ def insert(
     for m in range(len(measures)):
         j, f = measures[m, 1], measures[m, 2]
         step = 0
-        if (j < 0 or (valid[i] >> j) & 1 == 1) and (
-            f < 0 or passes(filters, filter_operands, f, raw, valid, i, fraud)
+        if (j < 0 or (bits >> j) & 1 == 1) and (
+            f < 0 or passes(filters, filter_operands, f, raw, bits, i, fraud)
         ):
             step = 1
             if measures[m, 0] == 1:

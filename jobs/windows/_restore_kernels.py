@@ -1,30 +1,257 @@
-"""Compiled kernels for rebuilding a store from its log."""
+"""Compiled kernels that rebuild a store from its log: rows are sorted by key, then put in place.
+
+A log is in arrival order and a store in order of keys. Row by row each row would wait for the
+memory of its key; sorted first, each key is read and written in one go. Only the order within a key
+matters, and counting places keeps it. A *record* is one row on its way: slot, valid bits and kind
+in one word, then time, id hash, the label where labels are used, and the fields.
+"""
 
 from __future__ import annotations
 
-from numba import int64
+from collections.abc import Callable
 
-from jobs.windows._compile import compiled
-from jobs.windows._layout import LONGS_IN, STRINGS, Bytes, Ints, Longs
+from numba import float64, int32, int64, types, uint8, uint32
 
-__all__ = ["count_runs"]
+from jobs.windows._compile import compiled, kernel, sources_digest
+from jobs.windows._event_kernels import add_event, cut_of, label_row
+from jobs.windows._key_kernels import create_slot, find_slot
+from jobs.windows._layout import (
+    AHEAD,
+    CAPACITY,
+    COLUMNS,
+    FIRST_CAPACITY,
+    KEY_AT,
+    KEY_TOP,
+    KEYS,
+    LABEL_COLUMN,
+    LONGS,
+    LONGS_IN,
+    META_WIDTH,
+    SLOTS,
+    TABLE,
+    TABLE_IN,
+    Bytes,
+    Floats,
+    Ints,
+    Longs,
+    Words,
+    read_only,
+)
+from jobs.windows._log_kernels import find_id, fits, make_room, region_words, tiled_until
+
+__all__ = [
+    "RECORD_WIDTH",
+    "count_recent",
+    "count_rows",
+    "find_keys",
+    "place_records",
+    "sort_rows",
+    "words_needed",
+]
+
+RECORD_WIDTH = 3
+"""Words of a record before its label and fields."""
+_SLOT, _KIND_BITS = 34, 2
 
 
-@compiled(int64(*STRINGS, LONGS_IN))
-def count_runs(data: Bytes, starts: Longs, lengths: Ints, hashes: Longs) -> int:
-    """Count the rows whose key is not that of the row before: at least the number of keys.
+@compiled(
+    int64(
+        int64, read_only(uint8), LONGS_IN, read_only(int32), LONGS_IN, int32[::1], TABLE, LONGS,
+        TABLE, uint8[::1], LONGS,
+    )
+)  # fmt: skip
+def find_keys(
+    first: int,
+    key_data: Bytes,
+    key_starts: Longs,
+    key_lengths: Ints,
+    hashes: Longs,
+    found: Ints,
+    scratch: Longs,
+    table: Longs,
+    slots: Longs,
+    key_bytes: Bytes,
+    meta: Longs,
+) -> int:
+    """Write the slot of each row's key, made where it is new; return the row reached.
 
-    Keys are compared byte for byte, because room is made by this count and keys that share a hash
-    can be made on purpose.
+    That is the number of rows, or one before which there must be room for `AHEAD` more keys.
     """
-    runs = 0
-    for i in range(len(starts)):
-        same = i > 0 and hashes[i] == hashes[i - 1] and lengths[i] == lengths[i - 1]
-        if same:
-            for j in range(int(lengths[i])):
-                if data[starts[i] + j] != data[starts[i - 1] + j]:
-                    same = False
-                    break
-        if not same:
-            runs += 1
-    return runs
+    n = len(key_starts)
+    mask = len(table) - 1
+    places = scratch[0]
+    while first < n:
+        end = min(n, first + AHEAD)
+        size = key_starts[end - 1] + key_lengths[end - 1] - key_starts[first]
+        if (
+            2 * (meta[KEYS] + end - first) > len(table)
+            or meta[SLOTS] + end - first > len(slots)
+            or meta[KEY_TOP] + size > len(key_bytes)
+        ):
+            return first
+        # Stage by stage, as when a batch is looked up: the loads of a stage do not wait for each
+        # other.
+        touched = 0
+        for i in range(first, end):
+            places[i - first] = table[hashes[i] & mask] & 0xFFFFFFFF
+        for i in range(first, end):
+            places[i - first] = slots[places[i - first], KEY_AT]
+        for i in range(first, end):
+            touched += key_bytes[places[i - first]]
+        meta[META_WIDTH - 2] += touched
+        for i in range(first, end):
+            start, length, h = key_starts[i], int(key_lengths[i]), hashes[i]
+            s = find_slot(table, slots, key_bytes, key_data, start, length, h)
+            if s == 0:
+                s = create_slot(table, slots, key_bytes, meta, key_data, start, length, h)
+            found[i] = s
+        first = end
+    return first
+
+
+@compiled(types.void(read_only(int32), LONGS_IN, int64, TABLE))
+def count_recent(found: Ints, times: Longs, since: int, rooms: Longs) -> None:
+    """Add the rows of each slot to those after a moment or to those before."""
+    for i in range(len(found)):
+        rooms[found[i], 0 if times[i] > since else 1] += 1
+
+
+@kernel
+def _room(slots: Longs, rooms: Longs, s: int) -> int:
+    # Rows that a key will hold: what is a horizon older than the newest event goes as more come.
+    if slots[s, CAPACITY] > 0:
+        return 0
+    return int(rooms[s, 0] if rooms[s, 0] > 0 else rooms[s, 1])
+
+
+@compiled(int64(TABLE, TABLE, LONGS_IN))
+def words_needed(slots: Longs, rooms: Longs, plan: Longs) -> int:
+    """Return about how many words of the arena the keys in `rooms` will take."""
+    words = 0
+    for s in range(1, len(rooms)):
+        wanted = _room(slots, rooms, s)
+        if wanted > 0:
+            size = FIRST_CAPACITY
+            while not fits(0, wanted, size):
+                size *= 2
+            words += region_words(size, plan[COLUMNS])
+    return words
+
+
+@compiled(types.void(read_only(int32), LONGS))
+def count_rows(found: Ints, counts: Longs) -> None:
+    """Add the rows of each slot to its count."""
+    for i in range(len(found)):
+        counts[found[i]] += 1
+
+
+@compiled(
+    types.void(
+        read_only(int32), read_only(uint8), read_only(uint32), LONGS_IN, LONGS_IN, LONGS_IN,
+        TABLE_IN, LONGS, TABLE, TABLE,
+    )
+)  # fmt: skip
+def sort_rows(
+    found: Ints,
+    kind: Bytes,
+    valid: Words,
+    times: Longs,
+    ids: Longs,
+    labels: Longs,
+    raw: Longs,
+    places: Longs,
+    scratch: Longs,
+    records: Longs,
+) -> None:
+    """Write each row as a record to the next place of its slot."""
+    n = len(found)
+    targets = scratch[0]
+    fields = records.shape[1] - len(raw)
+    for first in range(0, n, AHEAD):
+        end = min(n, first + AHEAD)
+        for i in range(first, end):
+            at = places[found[i]]
+            targets[i - first] = at
+            places[found[i]] = at + 1
+        for i in range(first, end):
+            at = targets[i - first]
+            bits = (int(valid[i]) << _KIND_BITS) | min(int(kind[i]), 3)
+            records[at, 0] = (int(found[i]) << _SLOT) | bits
+            records[at, 1] = times[i]
+            records[at, 2] = ids[i]
+            if fields > RECORD_WIDTH:
+                records[at, RECORD_WIDTH] = labels[i]
+            for j in range(len(raw)):
+                records[at, fields + j] = raw[j, i]
+
+
+def _compiled_place(digest: int) -> Callable[..., int]:
+    @compiled(
+        int64(
+            int64, TABLE, TABLE, LONGS, TABLE, uint8[::1], TABLE, LONGS, LONGS, float64[::1],
+            LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, read_only(float64),
+        )
+    )  # fmt: skip
+    def place_records(
+        first: int,
+        records: Longs,
+        rooms: Longs,
+        table: Longs,
+        slots: Longs,
+        key_bytes: Bytes,
+        waits: Longs,
+        meta: Longs,
+        arena: Longs,
+        floats: Floats,
+        plan: Longs,
+        raws: Longs,
+        measures: Longs,
+        filters: Longs,
+        filter_operands: Floats,
+    ) -> int:
+        """Count records from `first` on, which stand key by key; return the record reached.
+
+        That is the number of records, or the one for which the arena is full, as in
+        `process_rows`.
+        """
+        meta[META_WIDTH - 1] = digest
+        n = len(records)
+        labelled = plan[LABEL_COLUMN] >= 0
+        raw = records[:, RECORD_WIDTH + labelled :].T
+        run_end = first
+        for i in range(first, n):
+            s = records[i, 0] >> _SLOT
+            kind = records[i, 0] & 3
+            bits = (records[i, 0] >> _KIND_BITS) & 0xFFFFFFFF
+            time, h = records[i, 1], records[i, 2]
+            label = records[i, RECORD_WIDTH] if labelled else 0
+            if kind > 1 or (kind == 1 and not labelled):
+                continue
+            if kind == 1:
+                label_row(
+                    slots, waits, table, key_bytes, meta, arena, plan, raws, measures, filters,
+                    s, h, label, time, key_bytes, 0, 0, 0,
+                )  # fmt: skip
+                continue
+            cut = cut_of(slots, meta, plan, s, time)
+            seen = max(cut, tiled_until(arena, slots, s, plan, cut))
+            if time <= seen or find_id(arena, slots, s, plan, h, seen, False) != 0:
+                continue
+            # Room for all rows of the key at once.
+            if i >= run_end:
+                run_end = i + 1
+                while run_end < n and records[run_end, 0] >> _SLOT == s:
+                    run_end += 1
+                wanted = max(run_end - i, _room(slots, rooms, s))
+                if not make_room(arena, slots, meta, plan, s, cut, wanted):
+                    return i
+            add_event(
+                arena, floats, slots, waits, meta, plan, raws, measures, filters,
+                filter_operands, s, time, h, raw, bits, i, label,
+            )  # fmt: skip
+        return n
+
+    return place_records
+
+
+place_records = _compiled_place(sources_digest())

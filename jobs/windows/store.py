@@ -18,7 +18,7 @@ Results depend on the order of each key's rows only: not on batches, shards or r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -30,9 +30,18 @@ from jobs.windows import _layout as layout
 from jobs.windows._delta_kernels import gather_changed
 from jobs.windows._key_kernels import hash_batch
 from jobs.windows._memory import reserve_words
-from jobs.windows._restore_kernels import count_runs
+from jobs.windows._restore import decoded, touched_ahead
+from jobs.windows._restore_kernels import (
+    RECORD_WIDTH,
+    count_recent,
+    count_rows,
+    find_keys,
+    place_records,
+    sort_rows,
+    words_needed,
+)
 from jobs.windows.batch import EventBatch, Kind, Processed
-from jobs.windows.delta import Chunk, decode_chunk, field_table, join_chunks, seal
+from jobs.windows.delta import Chunk, chunk_header, field_table, seal
 from jobs.windows.plan import EntityPlan, compile_entity
 from jobs.windows.raw import RawField, hash_strings, label_codes, raw_matrix
 from jobs.windows.spec import FeatureSet
@@ -144,16 +153,31 @@ class ShardStore:
         Raises:
             StateFormatError: when a chunk is damaged or newer than this code.
         """
-        rows = 0
-        group: list[Chunk] = []
-        waiting = 0
-        for data in chunks:
-            group.append(decode_chunk(data))
-            waiting += len(group[-1])
-            if waiting >= RESTORE_ROWS:
-                rows += self._replay(group)
-                group, waiting = [], 0
-        return rows + self._replay(group)
+        stored = list(chunks)
+        since = max((chunk_header(c).clock_ms for c in stored), default=0) - self.horizon_ms
+        # Twice through the log: a key's room is made once when it is known how many rows come.
+        found: list[NDArray[np.int32]] = []
+        rooms = np.zeros((0, 2), np.int64)
+        for chunk in decoded(stored):
+            found.append(self._keys_of(chunk))
+            if len(rooms) < len(self._slots):
+                rooms = np.vstack([rooms, np.zeros((len(self._slots) - len(rooms), 2), np.int64)])
+            count_recent(found[-1], chunk.time_ms, since, rooms)
+        rooms = rooms[: int(self._meta[layout.SLOTS])]
+        words = words_needed(self._slots, rooms, self.plan.header)
+        # A group costs a pass over all keys.
+        least, records = max(RESTORE_ROWS, len(rooms)), np.empty(0, np.int64)
+        with touched_ahead(self._arena, int(self._meta[layout.ARENA_TOP]), words):
+            again = decoded(stored)
+            first = 0
+            while first < len(found):
+                end, rows = first, 0
+                while end < len(found) and rows < least:
+                    rows += len(found[end])
+                    end += 1
+                records = self._replay(again, found[first:end], rooms, records)
+                first = end
+        return sum(map(len, found))
 
     def prune(self) -> int:
         """Drop every key whose events are all out of sight; return how many went."""
@@ -200,13 +224,11 @@ class ShardStore:
         raw: NDArray[np.int64],
         valid: NDArray[np.uint32],
         labels: NDArray[np.int64],
-        out: NDArray[np.float64] | None,
+        out: NDArray[np.float64],
         flags: NDArray[np.uint8],
         changed: NDArray[np.uint8],
     ) -> None:
         plan, reached, n = self.plan, 0, len(kind)
-        evaluate = out is not None
-        target = np.empty((1, len(plan.features))) if out is None else out
         while reached < n:
             reached = kernels.process_rows(
                 reached,
@@ -237,8 +259,7 @@ class ShardStore:
                 plan.features,
                 plan.feature_numbers,
                 self._scratch,
-                evaluate,
-                target,
+                out,
                 flags,
                 changed,
             )
@@ -308,41 +329,93 @@ class ShardStore:
         body = b"".join((kinds, valid_out, lengths, longs, keys))
         return seal(self._table_bytes, rows, clock, 0, body)
 
-    def _replay(self, group: list[Chunk]) -> int:
-        rows = 0
-        for chunk in join_chunks(group):
-            raw, valid = _fields_of(chunk, self.plan.raw_fields)
-            ends = np.cumsum(chunk.key_length, dtype=np.int64)
-            lengths = chunk.key_length.astype(np.int32)
-            key = StringColumn(chunk.keys, ends - lengths, lengths)
-            # Key by key is several times faster than in order, and gives the same store: only the
-            # order within a key matters. The clock goes first, as what it hides stays hidden.
-            hashes = hash_strings(key)
-            order = np.argsort(hashes, kind="stable")
-            events = chunk.time_ms[chunk.kind == Kind.EVENT]
-            clock = int(events.max(initial=layout.NEVER))
-            self._meta[layout.CLOCK] = max(int(self._meta[layout.CLOCK]), clock)
-            sorted_key = StringColumn(key.data, key.starts[order], key.lengths[order])
-            hashes = hashes[order]
-            # Room for every row to bring a new key would be ten times what it takes.
-            most_keys = count_runs(key.data, sorted_key.starts, sorted_key.lengths, hashes)
-            labelled = int(np.count_nonzero(chunk.kind)) if self.plan.uses_labels else 0
-            self._grow(most_keys, labelled, len(key.data))
-            self._run(
-                chunk.kind[order],
-                chunk.time_ms[order],
-                sorted_key,
-                hashes,
-                chunk.id_hash[order],
-                np.ascontiguousarray(raw[:, order]),
-                valid[order],
-                chunk.label[order],
-                None,
-                np.empty(len(chunk), np.uint8),
-                np.empty(len(chunk), np.uint8),
+    def _replay(
+        self,
+        chunks: Iterator[Chunk],
+        found: list[NDArray[np.int32]],
+        rooms: NDArray[np.int64],
+        spare: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Sort the rows of the next chunks by key and count them, key by key in their order.
+
+        `found` holds the slots of their rows, `spare` is memory that the group before is done with;
+        return this group's.
+        """
+        plan, meta = self.plan, self._meta
+        counts = np.zeros(len(rooms), np.int64)
+        for slots in found:
+            count_rows(slots, counts)
+        places = np.cumsum(counts) - counts
+        rows, width = int(counts.sum()), RECORD_WIDTH + plan.uses_labels + len(plan.raw_fields)
+        if len(spare) < rows * width:
+            spare = np.empty(rows * width, np.int64)
+        records = spare[: rows * width].reshape(rows, width)
+        labelled = 0
+        for slots, chunk in zip(found, chunks, strict=False):
+            raw, valid = _fields_of(chunk, plan.raw_fields)
+            sort_rows(
+                slots,
+                chunk.kind,
+                valid,
+                chunk.time_ms,
+                chunk.id_hash,
+                chunk.label,
+                raw,
+                places,
+                self._scratch,
+                records,
             )
-            rows += len(chunk)
-        return rows
+            # The clock goes first, as what it hides stays hidden.
+            events = chunk.time_ms[chunk.kind == Kind.EVENT]
+            meta[layout.CLOCK] = max(int(meta[layout.CLOCK]), events.max(initial=layout.NEVER))
+            labelled += len(chunk) - len(events)
+        self._grow(0, labelled, 0)
+        reached = 0
+        while reached < len(records):
+            reached = place_records(
+                reached,
+                records,
+                rooms,
+                self._table,
+                self._slots,
+                self._key_bytes,
+                self._waits,
+                meta,
+                self._arena,
+                self._floats,
+                plan.header,
+                plan.raws,
+                plan.measures,
+                plan.filters,
+                plan.filter_operands,
+            )
+            if reached < len(records):
+                self._grow_arena(int(meta[layout.NEED]))
+        return spare
+
+    def _keys_of(self, chunk: Chunk) -> NDArray[np.int32]:
+        lengths = chunk.key_length.astype(np.int32)
+        key = StringColumn(chunk.keys, np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
+        hashes = hash_strings(key)
+        found = np.empty(len(chunk), np.int32)
+        reached = 0
+        while reached < len(chunk):
+            most = int(lengths[reached : reached + layout.AHEAD].sum())
+            self._grow(layout.AHEAD, 0, most)
+            reached = find_keys(
+                reached,
+                key.data,
+                key.starts,
+                lengths,
+                hashes,
+                found,
+                self._scratch,
+                self._table,
+                self._slots,
+                self._key_bytes,
+                self._meta,
+            )
+        return found
 
 
 def _contiguous(batch: EventBatch) -> EventBatch:
@@ -391,6 +464,8 @@ def _enlarged(array: NDArray[_Number], length: int) -> NDArray[_Number]:
 def _fields_of(
     chunk: Chunk, wanted: tuple[RawField, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    if chunk.fields == wanted:
+        return chunk.raw, chunk.valid
     raw = np.zeros((len(wanted), len(chunk)), np.int64)
     valid = np.zeros(len(chunk), np.uint32)
     for number, field in enumerate(wanted):

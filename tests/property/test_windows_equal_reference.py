@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.windows import spec, state_log
+from jobs.windows import store as store_module
 from jobs.windows.batch import Kind, RowFlag
 from jobs.windows.spec import (
     Entity,
@@ -250,20 +251,30 @@ def test_batch_cuts_cannot_be_seen(rows: list[Row], cuts: list[int]) -> None:
 
 
 @CALM
-@given(streams(), st.lists(st.integers(0, 1000), min_size=1, max_size=8), st.sampled_from([2, 32]))
-def test_restarts_cannot_be_seen(rows: list[Row], cuts: list[int], fanout: int) -> None:
-    check_restarts(EVERYTHING, rows, cuts, fanout)
+@given(
+    streams(),
+    st.lists(st.integers(0, 1000), min_size=1, max_size=8),
+    st.sampled_from([2, 32]),
+    st.sampled_from([1, 5, store_module.RESTORE_ROWS]),
+)
+def test_restarts_cannot_be_seen(
+    rows: list[Row], cuts: list[int], fanout: int, at_once: int
+) -> None:
+    check_restarts(EVERYTHING, rows, cuts, fanout, at_once)
 
 
 @CALM
 @given(st.integers(0, 1 << 32), st.lists(st.integers(0, 1000), min_size=1, max_size=8))
 def test_restarts_cannot_be_seen_by_hot_keys(seed: int, cuts: list[int]) -> None:
-    check_restarts(TILED, hot_stream(seed), cuts, 2)
+    check_restarts(TILED, hot_stream(seed), cuts, 2, 50)
 
 
-def check_restarts(feature_set: FeatureSet, rows: list[Row], cuts: list[int], fanout: int) -> None:
+def check_restarts(
+    feature_set: FeatureSet, rows: list[Row], cuts: list[int], fanout: int, at_once: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_log, "FANOUT", fanout)
+        patch.setattr(store_module, "RESTORE_ROWS", at_once)
         whole = scores(ShardStore(feature_set, "customer"), [rows])
         kept = MemoryLog()
         features, flags = [], []

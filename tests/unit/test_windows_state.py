@@ -309,3 +309,41 @@ def test_keys_that_share_a_hash_are_restored_as_keys_of_their_own(
     again = [Row(Kind.EVENT, row.key, 3_000, None, {"amount_minor": 7}) for row in rows]
     ours, theirs = (s.process(batch_of(again)) for s in (restored, undisturbed))
     assert ours.features.tobytes() == theirs.features.tobytes()
+
+
+def test_a_log_of_many_keys_and_chunks_gives_back_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keys outgrow the tables while they are found, and their rows come in several groups."""
+    monkeypatch.setattr(state_log, "FANOUT", 3)
+    monkeypatch.setattr(store_module, "RESTORE_ROWS", 700)
+    random = np.random.default_rng(1)
+    kept, store = MemoryLog(), ShardStore(EVERYTHING, "customer")
+    log = StateLog(kept, store.horizon_ms)
+    list(log.chunks())
+    now = 100_000
+    for number in range(40):
+        now += store.horizon_ms // 15
+        rows = [
+            Row(
+                Kind.EVENT,
+                f"customer-{random.zipf(1.2) % 3_000}",
+                now - int(random.integers(0, 9_000)),
+                str(random.integers(0, 5_000)),
+                {"amount_minor": int(random.integers(1, 500)), "terminal_id": f"t{number % 7}"},
+            )
+            for _ in range(150)
+        ]
+        rows += [
+            Row(Kind.LABEL, row.key, row.time, row.event_id, is_fraud=True, revision=1)
+            for row in rows[::9]
+        ]
+        log.append(store.process(batch_of(rows)).delta)
+    restored = ShardStore(EVERYTHING, "customer")
+    restored.restore(StateLog(kept, store.horizon_ms).chunks())
+    probes = [Row(Kind.EVENT, f"customer-{k}", now, f"p{k}", {}) for k in range(3_000)]
+    ours, theirs = (s.process(batch_of(probes)) for s in (restored, store))
+    assert store.stats().keys > 1_000
+    assert ours.features.tobytes() == theirs.features.tobytes()
+    assert ours.flags.tobytes() == theirs.flags.tobytes()
+    assert restored.clock_ms == store.clock_ms
