@@ -7,7 +7,7 @@ ours takes up to half of a core's speed) but does not stop the clock; the median
 first tenth left out, and the least, which is the nearest to a quiet machine that a busy one gives.
 The load average stands in the results.
 
-    python -m benchmarks.windows [--quick] [--out benchmarks/results/windows.json]
+    python -m benchmarks.windows [--quick] [--only PART]... [--out benchmarks/results/windows.json]
 """
 
 from __future__ import annotations
@@ -230,58 +230,69 @@ def rivals(rows: int) -> list[dict[str, Any]]:
     return results
 
 
-def main() -> None:
-    """Run every measurement and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, for a look")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/windows.json"))
-    chosen = parser.parse_args()
-    small = chosen.quick
+def parts(small: bool) -> dict[str, Callable[[], list[dict[str, Any]]]]:
+    """Return every measurement by name; `small` takes a look in seconds."""
     six = feature_set("1d", "7d", "30d")
-    began = time.perf_counter()
-    warm(six)
-    started = time.perf_counter() - began
     per_key, count_500 = (10, 100) if small else (30, 200)
-    results: dict[str, Any] = {
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "load_average_at_start": os.getloadavg()[0],
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        },
-        "command": "python -m benchmarks.windows" + (" --quick" if small else ""),
-        "warm_seconds": round(started, 3),
-        "keys": [
-            online(six, keys, 1 if keys > 1_000_000 else 10, 500, count_500)
-            for keys in (
-                (1_000, 10_000, 100_000)
-                if small
-                else (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
-            )
+    key_counts = (1_000, 10_000, 100_000) + (() if small else (1_000_000, 10_000_000))
+    declared = (
+        feature_set("30d"),
+        six,
+        feature_set("1h", "6h", "1d", "2d", "7d", "14d", "30d", "60d"),
+        feature_set("1d", "7d", "30d", richer=True),
+    )
+    return {
+        "keys": lambda: [
+            online(six, keys, 1 if keys > 1_000_000 else 10, 500, count_500) for keys in key_counts
         ],
-        "events_per_key": [online(six, 100_000, n, 500, count_500) for n in (3, 10, 30)],
-        "batch_size": [online(six, 10_000, per_key, size, 400) for size in (1, 5, 50, 500, 5_000)],
-        "window": [
+        "events_per_key": lambda: [online(six, 100_000, n, 500, count_500) for n in (3, 10, 30)],
+        "batch_size": lambda: [
+            online(six, 10_000, per_key, size, 400) for size in (1, 5, 50, 500, 5_000)
+        ],
+        "window": lambda: [
             {"window": w, **online(feature_set(w), 10_000, per_key, 500, count_500)}
             for w in ("60s", "1d", "30d", "90d")
         ],
-        "skew": [online(six, 10_000, per_key, 500, count_500, skew) for skew in (0.0, 0.1, 0.5)],
-        "features": [
-            {"features": len(d.names), **online(d, 10_000, per_key, 500, count_500)}
-            for d in (
-                feature_set("30d"),
-                six,
-                feature_set("1h", "6h", "1d", "2d", "7d", "14d", "30d", "60d"),
-                feature_set("1d", "7d", "30d", richer=True),
-            )
+        "skew": lambda: [
+            online(six, 10_000, per_key, 500, count_500, skew) for skew in (0.0, 0.1, 0.5)
         ],
-        "restore": [
+        "features": lambda: [
+            {"features": len(d.names), **online(d, 10_000, per_key, 500, count_500)}
+            for d in declared
+        ],
+        "restore": lambda: [
             restore(100_000, n) for n in ((200_000,) if small else (2_000_000, 10_000_000))
         ],
-        "offline": rivals(100_000 if small else 300_000),
-        "load_average_at_end": os.getloadavg()[0],
+        "offline": lambda: rivals(100_000 if small else 300_000),
     }
+
+
+def main() -> None:
+    """Run the measurements and write the results; those not run stay as they are on file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, for a look")
+    parser.add_argument("--only", action="append", choices=list(parts(True)), metavar="PART")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/windows.json"))
+    chosen = parser.parse_args()
+    began = time.perf_counter()
+    warm(feature_set("1d", "7d", "30d"))
+    started = time.perf_counter() - began
+    results: dict[str, Any] = {}
+    if chosen.only and chosen.out.is_file():
+        results = json.loads(chosen.out.read_text())
+    results["machine"] = {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    results["command"] = "python -m benchmarks.windows" + (" --quick" if chosen.quick else "")
+    results["warm_seconds"] = round(started, 3)
+    loads = results.setdefault("load_average_at_start", {})
+    for name, measure in parts(chosen.quick).items():
+        if not chosen.only or name in chosen.only:
+            loads[name] = round(os.getloadavg()[0], 2)
+            results[name] = measure()
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(json.dumps(results, indent=1) + "\n")
     sys.stdout.write(json.dumps(results, indent=1) + "\n")
