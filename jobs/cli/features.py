@@ -114,8 +114,12 @@ def build(
     with progress_bar("features", row_count(file)) as advance:
         summary = write_features(file, out, declared, delay_days, names, advance)
     seconds = time.perf_counter() - began
+    counts = asdict(summary)
+    first, last = (_utc(counts.pop(f"{end}_event_ms")) for end in ("first", "last"))
     report = {
-        **asdict(summary),
+        **counts,
+        "first_event": first,
+        "last_event": last,
         "out": str(out),
         "feature_set_version": declared.version,
         "seconds": round(seconds, 3),
@@ -125,7 +129,7 @@ def build(
         click.echo(json.dumps(report))
         return
     click.echo(
-        f"{summary.rows:,} rows, {len(declared.names)} features -> {out} "
+        f"{summary.rows:,} rows from {first} to {last}, {len(declared.names)} features -> {out} "
         f"({seconds:.1f} s, {report['rows_per_minute']:,} rows/min; {summary.late} late, "
         f"{summary.duplicates} duplicate, {summary.too_late} too late)"
     )

@@ -22,12 +22,14 @@ __all__ = ["BuildSummary", "write_features"]
 
 @dataclass(frozen=True, slots=True)
 class BuildSummary:
-    """What a build wrote: rows, and how many of them were late, too late or repeated."""
+    """What a build wrote: rows, how many were late, too late or repeated, and their times."""
 
     rows: int
     late: int
     too_late: int
     duplicates: int
+    first_event_ms: int
+    last_event_ms: int
 
 
 def write_features(
@@ -43,12 +45,19 @@ def write_features(
     The file appears whole or not at all: it is written beside its place and then moved there.
 
     Raises:
-        FeatureInputError: when the source lacks what is needed, or the target's ending is unknown.
+        FeatureInputError: when the source lacks what is needed, or the target cannot be written.
     """
     if target.suffix not in (".parquet", ".csv"):
         msg = f"writing features to {str(target)!r}: expected a name ending in .parquet or .csv"
         raise FeatureInputError(msg)
+    if not target.parent.is_dir():
+        msg = f"writing features to {str(target)!r}: there is no folder {str(target.parent)!r}"
+        raise FeatureInputError(msg)
+    if target.exists() and target.samefile(source):
+        msg = f"writing features to {str(target)!r}: that is the file that is read"
+        raise FeatureInputError(msg)
     rows = late = too_late = duplicates = 0
+    oldest, newest = [], []
     partial = target.with_name(f".{target.name}.partial")
     writer: pq.ParquetWriter | pyarrow.csv.CSVWriter | None = None
     try:
@@ -61,6 +70,8 @@ def write_features(
                     writer = pq.ParquetWriter(partial, table.schema)
             writer.write_table(table)
             rows += len(part)
+            oldest.append(int(part.event_time_ms.min()))
+            newest.append(int(part.event_time_ms.max()))
             late += int(np.count_nonzero(part.flags & RowFlag.LATE))
             too_late += int(np.count_nonzero(part.flags & RowFlag.TOO_LATE))
             duplicates += int(np.count_nonzero(part.flags & RowFlag.DUPLICATE))
@@ -72,4 +83,4 @@ def write_features(
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
-    return BuildSummary(rows, late, too_late, duplicates)
+    return BuildSummary(rows, late, too_late, duplicates, min(oldest), max(newest))

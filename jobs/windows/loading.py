@@ -33,7 +33,9 @@ def load_feature_set(where: str) -> FeatureSet:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, TypeError, NameError, AttributeError) as e:
+    except FeatureDeclarationError:
+        raise
+    except Exception as e:
         msg = f"loading features from {where!r}: {type(e).__name__}: {e}"
         raise FeatureDeclarationError(msg) from e
     declared = {n: v for n, v in vars(module).items() if isinstance(v, FeatureSet)}

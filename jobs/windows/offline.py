@@ -24,7 +24,13 @@ from jobs.windows.errors import FeatureInputError
 from jobs.windows.event_features import event_features
 from jobs.windows.spec import FeatureSet
 from jobs.windows.store import ShardStore
-from jobs.windows.tables import normalise, number_column, read_chunks, string_column
+from jobs.windows.tables import (
+    names_in_file,
+    normalise,
+    number_column,
+    read_chunks,
+    string_column,
+)
 from schemas.columns import NumberColumn, StringColumn
 
 __all__ = [
@@ -147,7 +153,7 @@ class OfflineRun:
             columns["event_id"],
             times,
             keys,
-            None if amount is None else number_column(amount).values.astype(np.int64),
+            None if amount is None else np.rint(number_column(amount).values).astype(np.int64),
             None if fraud is None else number_column(fraud).values.astype(np.bool_),
         )
 
@@ -242,8 +248,14 @@ def features_of(
     needed = ("event_id", "event_time_ms", *keys)
     wanted = dict.fromkeys((*needed, "is_fraud", "amount_minor"))
     wanted |= dict.fromkeys(field.source for field in feature_set.fields)
-    for table in read_chunks(path):
-        columns = normalise(table, tuple(wanted), renamed)
+    unknown = sorted(set(renamed) - set(wanted))
+    if unknown:
+        msg = f"mapping {unknown[0]!r}: these features read {', '.join(wanted)}"
+        raise FeatureInputError(msg)
+    texts = {"event_id", *keys, *(f.source for f in feature_set.fields if f.kind == "text")}
+    in_file = {column for name in texts for column in names_in_file(name, renamed)}
+    for table in read_chunks(path, in_file):
+        columns = normalise(table, wanted, texts, renamed)
         missing = [name for name in needed if name not in columns]
         if missing:
             msg = (
