@@ -39,6 +39,7 @@ __all__ = [
     "hash_batch",
     "hash_bytes",
     "hash_column",
+    "same_bytes",
 ]
 
 
@@ -58,7 +59,7 @@ def _eight_bytes(data: Bytes, at: int) -> int:
 
 
 @inlined
-def _same_bytes(one: Bytes, at: int, other: Bytes, there: int, length: int) -> bool:
+def same_bytes(one: Bytes, at: int, other: Bytes, there: int, length: int) -> bool:
     j = 0
     while j + 8 <= length:
         if _eight_bytes(one, at + j) != _eight_bytes(other, there + j):
@@ -152,7 +153,7 @@ def find_slot(
             if (
                 slots[s, HASH] == h
                 and slots[s, KEY_LENGTH] == length
-                and _same_bytes(key_bytes, slots[s, KEY_AT], data, start, length)
+                and same_bytes(key_bytes, slots[s, KEY_AT], data, start, length)
             ):
                 return int(s)
         at = (at + 1) & mask

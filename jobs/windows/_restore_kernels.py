@@ -14,13 +14,15 @@ from numba import float64, int32, int64, types, uint8, uint32
 
 from jobs.windows._compile import compiled, kernel, sources_digest
 from jobs.windows._event_kernels import add_event, cut_of, label_row
-from jobs.windows._key_kernels import create_slot, find_slot
+from jobs.windows._key_kernels import create_slot, find_slot, same_bytes
 from jobs.windows._layout import (
     AHEAD,
     CAPACITY,
     COLUMNS,
     FIRST_CAPACITY,
+    HASH,
     KEY_AT,
+    KEY_LENGTH,
     KEY_TOP,
     KEYS,
     LABEL_COLUMN,
@@ -28,6 +30,7 @@ from jobs.windows._layout import (
     LONGS_IN,
     META_WIDTH,
     SLOTS,
+    STRINGS,
     TABLE,
     TABLE_IN,
     Bytes,
@@ -41,9 +44,10 @@ from jobs.windows._log_kernels import find_id, fits, make_room, region_words, ti
 
 __all__ = [
     "RECORD_WIDTH",
+    "add_keys",
     "count_recent",
     "count_rows",
-    "find_keys",
+    "find_known",
     "place_records",
     "sort_rows",
     "words_needed",
@@ -54,59 +58,87 @@ RECORD_WIDTH = 3
 _SLOT, _KIND_BITS = 34, 2
 
 
-@compiled(
-    int64(
-        int64, read_only(uint8), LONGS_IN, read_only(int32), LONGS_IN, int32[::1], TABLE, LONGS,
-        TABLE, uint8[::1], LONGS,
-    )
-)  # fmt: skip
-def find_keys(
+@compiled(int64(*STRINGS, LONGS_IN, int32[::1], LONGS, TABLE, uint8[::1]))
+def find_known(
+    key_data: Bytes,
+    key_starts: Longs,
+    key_lengths: Ints,
+    hashes: Longs,
+    found: Ints,
+    table: Longs,
+    slots: Longs,
+    key_bytes: Bytes,
+) -> int:
+    """Write the slot of each row's key, 0 where it is not seen yet.
+
+    Another thread may add keys and grow the arrays meanwhile: what is found is compared byte for
+    byte, and what lies beyond the arrays at hand is not seen yet. What is returned means nothing
+    and keeps the compiler from leaving loads out.
+    """
+    touched = 0
+    mask = len(table) - 1
+    for first in range(0, len(found), AHEAD):
+        end = min(len(found), first + AHEAD)
+        # Stage by stage, as when a batch is looked up: the loads of a stage do not wait for each
+        # other.
+        for i in range(first, end):
+            found[i] = table[hashes[i] & mask] & 0x7FFFFFFF
+        for i in range(first, end):
+            touched += slots[found[i], KEY_AT] if found[i] < len(slots) else 0
+        for i in range(first, end):
+            h, length = hashes[i], int(key_lengths[i])
+            at = h & mask
+            found[i] = 0
+            while True:
+                entry = table[at]
+                if entry == 0:
+                    break
+                s = entry & 0xFFFFFFFF
+                if entry >> 32 == h >> 32 and s < len(slots) and slots[s, HASH] == h:
+                    origin = slots[s, KEY_AT]
+                    if (
+                        slots[s, KEY_LENGTH] == length
+                        and origin + length <= len(key_bytes)
+                        and same_bytes(key_bytes, origin, key_data, key_starts[i], length)
+                    ):
+                        found[i] = s
+                        break
+                at = (at + 1) & mask
+    return int(touched)
+
+
+@compiled(int64(int64, *STRINGS, LONGS_IN, int32[::1], LONGS, TABLE, uint8[::1], LONGS))
+def add_keys(
     first: int,
     key_data: Bytes,
     key_starts: Longs,
     key_lengths: Ints,
     hashes: Longs,
     found: Ints,
-    scratch: Longs,
     table: Longs,
     slots: Longs,
     key_bytes: Bytes,
     meta: Longs,
 ) -> int:
-    """Write the slot of each row's key, made where it is new; return the row reached.
+    """Give a slot to the rows that have none; return the row reached.
 
-    That is the number of rows, or one before which there must be room for `AHEAD` more keys.
+    That is the number of rows, or one whose key is new and has no room.
     """
-    n = len(key_starts)
-    mask = len(table) - 1
-    places = scratch[0]
-    while first < n:
-        end = min(n, first + AHEAD)
-        size = key_starts[end - 1] + key_lengths[end - 1] - key_starts[first]
-        if (
-            2 * (meta[KEYS] + end - first) > len(table)
-            or meta[SLOTS] + end - first > len(slots)
-            or meta[KEY_TOP] + size > len(key_bytes)
-        ):
-            return first
-        # Stage by stage, as when a batch is looked up: the loads of a stage do not wait for each
-        # other.
-        touched = 0
-        for i in range(first, end):
-            places[i - first] = table[hashes[i] & mask] & 0xFFFFFFFF
-        for i in range(first, end):
-            places[i - first] = slots[places[i - first], KEY_AT]
-        for i in range(first, end):
-            touched += key_bytes[places[i - first]]
-        meta[META_WIDTH - 2] += touched
-        for i in range(first, end):
-            start, length, h = key_starts[i], int(key_lengths[i]), hashes[i]
-            s = find_slot(table, slots, key_bytes, key_data, start, length, h)
-            if s == 0:
-                s = create_slot(table, slots, key_bytes, meta, key_data, start, length, h)
-            found[i] = s
-        first = end
-    return first
+    for i in range(first, len(found)):
+        if found[i] != 0:
+            continue
+        start, length, h = key_starts[i], int(key_lengths[i]), hashes[i]
+        s = find_slot(table, slots, key_bytes, key_data, start, length, h)
+        if s == 0:
+            if (
+                2 * (meta[KEYS] + 1) > len(table)
+                or meta[SLOTS] + 1 > len(slots)
+                or meta[KEY_TOP] + length > len(key_bytes)
+            ):
+                return i
+            s = create_slot(table, slots, key_bytes, meta, key_data, start, length, h)
+        found[i] = s
+    return len(found)
 
 
 @compiled(types.void(read_only(int32), LONGS_IN, int64, TABLE))

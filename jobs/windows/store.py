@@ -30,18 +30,19 @@ from jobs.windows import _layout as layout
 from jobs.windows._delta_kernels import gather_changed
 from jobs.windows._key_kernels import hash_batch
 from jobs.windows._memory import reserve_words
-from jobs.windows._restore import decoded, touched_ahead
+from jobs.windows._restore import ahead, touched_ahead
 from jobs.windows._restore_kernels import (
     RECORD_WIDTH,
+    add_keys,
     count_recent,
     count_rows,
-    find_keys,
+    find_known,
     place_records,
     sort_rows,
     words_needed,
 )
 from jobs.windows.batch import EventBatch, Kind, Processed
-from jobs.windows.delta import Chunk, chunk_header, field_table, seal
+from jobs.windows.delta import Chunk, chunk_header, decode_chunk, field_table, seal
 from jobs.windows.plan import EntityPlan, compile_entity
 from jobs.windows.raw import RawField, hash_strings, label_codes, raw_matrix
 from jobs.windows.spec import FeatureSet
@@ -158,17 +159,18 @@ class ShardStore:
         # Twice through the log: a key's room is made once when it is known how many rows come.
         found: list[NDArray[np.int32]] = []
         rooms = np.zeros((0, 2), np.int64)
-        for chunk in decoded(stored):
-            found.append(self._keys_of(chunk))
+        for seen in ahead(self._look_up, stored):
+            self._add_keys(seen)
+            found.append(seen.found)
             if len(rooms) < len(self._slots):
                 rooms = np.vstack([rooms, np.zeros((len(self._slots) - len(rooms), 2), np.int64)])
-            count_recent(found[-1], chunk.time_ms, since, rooms)
+            count_recent(seen.found, seen.chunk.time_ms, since, rooms)
         rooms = rooms[: int(self._meta[layout.SLOTS])]
         words = words_needed(self._slots, rooms, self.plan.header)
         # A group costs a pass over all keys.
         least, records = max(RESTORE_ROWS, len(rooms)), np.empty(0, np.int64)
         with touched_ahead(self._arena, int(self._meta[layout.ARENA_TOP]), words):
-            again = decoded(stored)
+            again = ahead(decode_chunk, stored)
             first = 0
             while first < len(found):
                 end, rows = first, 0
@@ -393,29 +395,44 @@ class ShardStore:
                 self._grow_arena(int(meta[layout.NEED]))
         return spare
 
-    def _keys_of(self, chunk: Chunk) -> NDArray[np.int32]:
+    def _look_up(self, data: bytes) -> _Seen:
+        """Decode a chunk and find the keys that are known; other threads may add some meanwhile."""
+        chunk = decode_chunk(data)
         lengths = chunk.key_length.astype(np.int32)
         key = StringColumn(chunk.keys, np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
         hashes = hash_strings(key)
         found = np.empty(len(chunk), np.int32)
-        reached = 0
-        while reached < len(chunk):
-            most = int(lengths[reached : reached + layout.AHEAD].sum())
+        tables = (self._table, self._slots, self._key_bytes)
+        find_known(key.data, key.starts, lengths, hashes, found, *tables)
+        return _Seen(chunk, key, hashes, found)
+
+    def _add_keys(self, seen: _Seen) -> None:
+        key, reached = seen.key, 0
+        while reached < len(seen.found):
+            most = int(key.lengths[reached : reached + layout.AHEAD].sum())
             self._grow(layout.AHEAD, 0, most)
-            reached = find_keys(
+            reached = add_keys(
                 reached,
                 key.data,
                 key.starts,
-                lengths,
-                hashes,
-                found,
-                self._scratch,
+                key.lengths,
+                seen.hashes,
+                seen.found,
                 self._table,
                 self._slots,
                 self._key_bytes,
                 self._meta,
             )
-        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A chunk whose rows were looked up: `found` is the slot of each row's key, 0 for a new one."""
+
+    chunk: Chunk
+    key: StringColumn
+    hashes: NDArray[np.int64]
+    found: NDArray[np.int32]
 
 
 def _contiguous(batch: EventBatch) -> EventBatch:
