@@ -3,7 +3,8 @@
 A log is in arrival order and a store in order of keys. Row by row each row would wait for the
 memory of its key; sorted first, each key is read and written in one go. Only the order within a key
 matters, and counting places keeps it. A *record* is one row on its way: slot, valid bits and kind
-in one word, then time, id hash, the label where labels are used, and the fields.
+in one word, then time, id hash, where labels are used the label and the clock that the row met, and
+the fields.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jobs.windows._key_kernels import create_slot, find_slot, same_bytes
 from jobs.windows._layout import (
     AHEAD,
     CAPACITY,
+    CLOCK,
     COLUMNS,
     FIRST_CAPACITY,
     HASH,
@@ -54,7 +56,7 @@ __all__ = [
 ]
 
 RECORD_WIDTH = 3
-"""Words of a record before its label and fields."""
+"""Words of a record before its label, clock and fields."""
 _SLOT, _KIND_BITS = 34, 2
 
 
@@ -180,7 +182,7 @@ def count_rows(found: Ints, counts: Longs) -> None:
 @compiled(
     types.void(
         read_only(int32), read_only(uint8), read_only(uint32), LONGS_IN, LONGS_IN, LONGS_IN,
-        TABLE_IN, LONGS, TABLE, TABLE,
+        TABLE_IN, LONGS, TABLE, LONGS, TABLE,
     )
 )  # fmt: skip
 def sort_rows(
@@ -193,10 +195,16 @@ def sort_rows(
     raw: Longs,
     places: Longs,
     scratch: Longs,
+    meta: Longs,
     records: Longs,
 ) -> None:
-    """Write each row as a record to the next place of its slot."""
+    """Write each row as a record to the next place of its slot, and move the clock on.
+
+    A row that waits for its label, or a label for its event, goes by the clock as it was: what
+    came later, of whichever key, had not hidden anything yet.
+    """
     n = len(found)
+    clock = meta[CLOCK]
     targets = scratch[0]
     fields = records.shape[1] - len(raw)
     for first in range(0, n, AHEAD):
@@ -213,8 +221,12 @@ def sort_rows(
             records[at, 2] = ids[i]
             if fields > RECORD_WIDTH:
                 records[at, RECORD_WIDTH] = labels[i]
+                records[at, RECORD_WIDTH + 1] = clock
+            if kind[i] == 0:
+                clock = max(clock, times[i])
             for j in range(len(raw)):
                 records[at, fields + j] = raw[j, i]
+    meta[CLOCK] = clock
 
 
 def _compiled_place(digest: int) -> Callable[..., int]:
@@ -249,7 +261,8 @@ def _compiled_place(digest: int) -> Callable[..., int]:
         meta[META_WIDTH - 1] = digest
         n = len(records)
         labelled = plan[LABEL_COLUMN] >= 0
-        raw = records[:, RECORD_WIDTH + labelled :].T
+        raw = records[:, RECORD_WIDTH + 2 * labelled :].T
+        newest = meta[CLOCK]
         run_end = first
         for i in range(first, n):
             s = records[i, 0] >> _SLOT
@@ -259,6 +272,8 @@ def _compiled_place(digest: int) -> Callable[..., int]:
             label = records[i, RECORD_WIDTH] if labelled else 0
             if kind > 1 or (kind == 1 and not labelled):
                 continue
+            if labelled:
+                meta[CLOCK] = records[i, RECORD_WIDTH + 1]
             if kind == 1:
                 label_row(
                     slots, waits, table, key_bytes, meta, arena, plan, raws, measures, filters,
@@ -276,11 +291,13 @@ def _compiled_place(digest: int) -> Callable[..., int]:
                     run_end += 1
                 wanted = max(run_end - i, _room(slots, rooms, s))
                 if not make_room(arena, slots, meta, plan, s, cut, wanted):
+                    meta[CLOCK] = newest
                     return i
             add_event(
                 arena, floats, slots, waits, meta, plan, raws, measures, filters,
                 filter_operands, s, time, h, raw, bits, i, label,
             )  # fmt: skip
+        meta[CLOCK] = newest
         return n
 
     return place_records

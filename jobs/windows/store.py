@@ -348,7 +348,7 @@ class ShardStore:
         for slots in found:
             count_rows(slots, counts)
         places = np.cumsum(counts) - counts
-        rows, width = int(counts.sum()), RECORD_WIDTH + plan.uses_labels + len(plan.raw_fields)
+        rows, width = int(counts.sum()), RECORD_WIDTH + 2 * plan.uses_labels + len(plan.raw_fields)
         if len(spare) < rows * width:
             spare = np.empty(rows * width, np.int64)
         records = spare[: rows * width].reshape(rows, width)
@@ -365,12 +365,10 @@ class ShardStore:
                 raw,
                 places,
                 self._scratch,
+                meta,
                 records,
             )
-            # The clock goes first, as what it hides stays hidden.
-            events = chunk.time_ms[chunk.kind == Kind.EVENT]
-            meta[layout.CLOCK] = max(int(meta[layout.CLOCK]), events.max(initial=layout.NEVER))
-            labelled += len(chunk) - len(events)
+            labelled += int(np.count_nonzero(chunk.kind))
         self._grow(0, labelled, 0)
         reached = 0
         while reached < len(records):

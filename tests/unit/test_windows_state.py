@@ -347,3 +347,25 @@ def test_a_log_of_many_keys_and_chunks_gives_back_the_store(
     assert ours.features.tobytes() == theirs.features.tobytes()
     assert ours.flags.tobytes() == theirs.flags.tobytes()
     assert restored.clock_ms == store.clock_ms
+
+
+def test_a_label_that_found_its_event_does_not_wait_for_another_after_a_restart() -> None:
+    """Rows are restored key by key, and each goes by the clock that it met when it came."""
+    store, horizon = (
+        ShardStore(EVERYTHING, "customer"),
+        ShardStore(EVERYTHING, "customer").horizon_ms,
+    )
+    now = 10 * horizon
+    rows = [
+        Row(Kind.EVENT, "old", now - 2 * horizon - 1, "e"),
+        Row(Kind.LABEL, "old", now, "e", is_fraud=True),
+        Row(Kind.EVENT, "new", now, "f"),
+    ]
+    done = store.process(batch_of(rows))
+    assert done.flags.tolist() == [0, 0, 0]
+    restored = ShardStore(EVERYTHING, "customer")
+    restored.restore([done.delta])
+    again = [Row(Kind.EVENT, "old", now + 1, "e"), Row(Kind.LABEL, "old", now, "g", is_fraud=True)]
+    ours, theirs = (s.process(batch_of(again)) for s in (restored, store))
+    assert ours.features.tobytes() == theirs.features.tobytes()
+    assert ours.flags.tolist() == theirs.flags.tolist()
