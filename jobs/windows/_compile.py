@@ -15,12 +15,11 @@ from typing import Any, Final, TypeVar, cast
 
 from numba import njit
 
-__all__ = ["compiled", "inlined", "kernel", "sources_digest"]
+__all__ = ["compiled", "inlined", "kernel"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 """A Python function that numba can compile."""
 _OPTIONS: Final[dict[str, Any]] = {
-    "cache": True,
     "nogil": True,
     "error_model": "numpy",
     "_nrt": False,
@@ -28,7 +27,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 
 
 def kernel(function: _Function) -> _Function:
-    """Compile a function when it is first called from another, for the types it is called with."""
+    """Compile a function when it is first called from another, as a part of that one."""
     made: _Function = njit(**_OPTIONS)(function)
     return made
 
@@ -43,21 +42,22 @@ def compiled(signature: object) -> Callable[[_Function], _Function]:
     """Compile a function for one signature, now or from the cache."""
 
     def compile_now(function: _Function) -> _Function:
-        made: Any = njit(signature, **_OPTIONS)(function)
+        made: Any = njit(cache=True, **_OPTIONS)(function)
+        # numba (0.68) asks only the function's own file whether it has changed, and would run what
+        # was compiled from a kernel in another file as that stood then. There is no word for it.
+        file = made._cache._cache_file  # noqa: SLF001
+        file._source_stamp = (file._source_stamp, _sources_digest())  # noqa: SLF001
+        made.compile(signature)
+        made.disable_compile()
         return cast("_Function", made)
 
     return compile_now
 
 
 @cache
-def sources_digest() -> int:
-    """Return a number that changes with the source of any kernel.
-
-    numba keys its cache by the file of the outermost function and would keep stale machine code
-    when another kernel file changes. The outermost kernels therefore close over this.
-    """
+def _sources_digest() -> str:
     digest = hashlib.sha256()
     here = Path(__file__)
-    for file in (here, here.with_name("_layout.py"), *sorted(here.parent.glob("_*_kernels.py"))):
+    for file in (here, here.with_name("_layout.py"), *sorted(here.parent.glob("_*kernels.py"))):
         digest.update(file.read_bytes())
-    return int.from_bytes(digest.digest()[:4], "little")
+    return digest.hexdigest()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numba import types
 
-from jobs.windows._compile import compiled, kernel, sources_digest
+from jobs.windows._compile import compiled, kernel
 from jobs.windows._event_kernels import add_event, cut_of, label_row
 from jobs.windows._feature_kernels import evaluate_row
 from jobs.windows._key_kernels import (
@@ -62,6 +60,7 @@ from jobs.windows._layout import (
     Words,
 )
 from jobs.windows._log_kernels import (
+    filter_words,
     find_id,
     make_room,
     release,
@@ -120,7 +119,7 @@ def _look_up(
         touched += arena[base + last * columns]
         touched += arena[base + min(last + 1, max(0, capacity - 1)) * columns]
         if capacity >= BLOOM_FROM:
-            word = (ids[i] >> 20) & ((capacity >> 2) - 1)
+            word = (ids[i] >> 20) & (filter_words(capacity) - 1)
             touched += arena[base + capacity * columns + word]
         for e in range(EDGE_HINTS):
             hint = slots[s, EDGE_HINT + e]
@@ -180,224 +179,216 @@ def _prune(
     return dropped
 
 
-def _compiled_process(digest: int) -> Callable[..., int]:
-    @compiled(PROCESS)
-    def process_rows(
-        first: int,
-        kind: Bytes,
-        times: Longs,
-        key_data: Bytes,
-        key_starts: Longs,
-        key_lengths: Ints,
-        hashes: Longs,
-        ids: Longs,
-        raw: Longs,
-        valid: Words,
-        labels: Longs,
-        table: Longs,
-        slots: Longs,
-        key_bytes: Bytes,
-        waits: Longs,
-        meta: Longs,
-        arena: Longs,
-        floats: Floats,
-        plan: Longs,
-        raws: Longs,
-        measures: Longs,
-        filters: Longs,
-        filter_operands: Floats,
-        edges: Longs,
-        bounds: Longs,
-        features: Longs,
-        feature_numbers: Floats,
-        scratch: Longs,
-        out: Floats,
-        flags: Bytes,
-        changed: Bytes,
-    ) -> int:
-        """Process rows from `first` on in arrival order; return the row reached.
+@compiled(PROCESS)
+def process_rows(
+    first: int,
+    kind: Bytes,
+    times: Longs,
+    key_data: Bytes,
+    key_starts: Longs,
+    key_lengths: Ints,
+    hashes: Longs,
+    ids: Longs,
+    raw: Longs,
+    valid: Words,
+    labels: Longs,
+    table: Longs,
+    slots: Longs,
+    key_bytes: Bytes,
+    waits: Longs,
+    meta: Longs,
+    arena: Longs,
+    floats: Floats,
+    plan: Longs,
+    raws: Longs,
+    measures: Longs,
+    filters: Longs,
+    filter_operands: Floats,
+    edges: Longs,
+    bounds: Longs,
+    features: Longs,
+    feature_numbers: Floats,
+    scratch: Longs,
+    out: Floats,
+    flags: Bytes,
+    changed: Bytes,
+) -> int:
+    """Process rows from `first` on in arrival order; return the row reached.
 
-        That is the number of rows, or the row for which the arena is full, with the words needed in
-        meta[NEED]; nothing of that row was changed. `labels` holds revision * 4 + fraud * 2 + 1
-        for a label, and for an event that a label waited for; else 0.
-        `out`, `flags` and `changed` are written whole; after a batch a few silent keys are dropped.
-        """
-        n = len(kind)
-        if first == 0:
-            flags[:] = 0
-            changed[:] = 0
-            meta[CHANGED] = 0
-            meta[CHANGED_BYTES] = 0
-            meta[LABEL_CLOCK] = NEVER
-        places, lows, highs = scratch[0], scratch[1], scratch[2]
-        starts, found = scratch[3], scratch[4]
-        ahead = first
-        meta[META_WIDTH - 1] = digest
-        for i in range(first, n):
-            if i == ahead:
-                origin, ahead = ahead, min(n, ahead + AHEAD)
-                meta[META_WIDTH - 2] += _look_up(
-                    origin,
-                    ahead,
-                    key_data,
-                    key_starts,
-                    key_lengths,
-                    hashes,
-                    ids,
-                    table,
+    That is the number of rows, or the row for which the arena is full, with the words needed in
+    meta[NEED]; nothing of that row was changed. `labels` holds revision * 4 + fraud * 2 + 1
+    for a label, and for an event that a label waited for; else 0.
+    `out`, `flags` and `changed` are written whole; after a batch a few silent keys are dropped.
+    """
+    n = len(kind)
+    if first == 0:
+        flags[:] = 0
+        changed[:] = 0
+        meta[CHANGED] = 0
+        meta[CHANGED_BYTES] = 0
+        meta[LABEL_CLOCK] = NEVER
+    places, lows, highs = scratch[0], scratch[1], scratch[2]
+    starts, found = scratch[3], scratch[4]
+    ahead = first
+    for i in range(first, n):
+        if i == ahead:
+            origin, ahead = ahead, min(n, ahead + AHEAD)
+            meta[META_WIDTH - 2] += _look_up(
+                origin,
+                ahead,
+                key_data,
+                key_starts,
+                key_lengths,
+                hashes,
+                ids,
+                table,
+                slots,
+                key_bytes,
+                arena,
+                plan,
+                found,
+            )
+        if kind[i] != 0:
+            out[i] = np.nan
+        if kind[i] > 1 or (kind[i] == 1 and plan[LABEL_COLUMN] < 0):
+            continue
+        time = times[i]
+        h = ids[i]
+        length = int(key_lengths[i])
+        alone = bool(length < 0 or length > LONGEST_KEY)
+        s = found[i - origin]
+        if s == 0 and not alone:
+            s = find_slot(table, slots, key_bytes, key_data, key_starts[i], length, hashes[i])
+        if alone:
+            flags[i] |= NULL_KEY
+        if kind[i] == 1:
+            if not alone:
+                answer = label_row(
                     slots,
+                    waits,
+                    table,
                     key_bytes,
+                    meta,
                     arena,
                     plan,
-                    found,
+                    raws,
+                    measures,
+                    filters,
+                    s,
+                    h,
+                    labels[i],
+                    time,
+                    key_data,
+                    key_starts[i],
+                    length,
+                    hashes[i],
                 )
-            if kind[i] != 0:
-                out[i] = np.nan
-            if kind[i] > 1 or (kind[i] == 1 and plan[LABEL_COLUMN] < 0):
-                continue
-            time = times[i]
-            h = ids[i]
-            length = int(key_lengths[i])
-            alone = bool(length < 0 or length > LONGEST_KEY)
-            s = found[i - origin]
-            if s == 0 and not alone:
-                s = find_slot(table, slots, key_bytes, key_data, key_starts[i], length, hashes[i])
-            if alone:
-                flags[i] |= NULL_KEY
-            if kind[i] == 1:
-                if not alone:
-                    answer = label_row(
-                        slots,
-                        waits,
+                flags[i] |= answer & 255
+                if answer > 255:
+                    changed[i] = 1
+                    meta[CHANGED] += 1
+                    meta[CHANGED_BYTES] += length
+                    meta[LABEL_CLOCK] = max(meta[LABEL_CLOCK], time)
+            continue
+        row = 0
+        cut = NEVER
+        if not alone:
+            cut = cut_of(slots, meta, plan, s, time)
+            tiles = tiled_until(arena, slots, s, plan, cut) if s != 0 else NEVER
+            if time <= cut or time <= tiles:
+                flags[i] |= TOO_LATE
+                alone = True
+                cut = NEVER
+            elif s != 0:
+                row = find_id(arena, slots, s, plan, h, max(cut, tiles), False)
+        if alone:
+            # Scored as if it were the only event of its key, in the scratch log.
+            s = 0
+            slots[0, HEAD] = 0
+            slots[0, LAST] = 0
+            for c in range(plan[COLUMNS]):
+                arena[slots[0, BASE] + c] = 0
+            meta[ROWS] -= 1
+        if row != 0:
+            flags[i] |= DUPLICATE
+        else:
+            if not alone:
+                if s == 0:
+                    s = create_slot(
                         table,
+                        slots,
                         key_bytes,
                         meta,
-                        arena,
-                        plan,
-                        raws,
-                        measures,
-                        filters,
-                        s,
-                        h,
-                        labels[i],
-                        time,
                         key_data,
                         key_starts[i],
                         length,
                         hashes[i],
                     )
-                    flags[i] |= answer & 255
-                    if answer > 255:
-                        changed[i] = 1
-                        meta[CHANGED] += 1
-                        meta[CHANGED_BYTES] += length
-                        meta[LABEL_CLOCK] = max(meta[LABEL_CLOCK], time)
-                continue
-            row = 0
-            cut = NEVER
-            if not alone:
-                cut = cut_of(slots, meta, plan, s, time)
-                tiles = tiled_until(arena, slots, s, plan, cut) if s != 0 else NEVER
-                if time <= cut or time <= tiles:
-                    flags[i] |= TOO_LATE
-                    alone = True
-                    cut = NEVER
-                elif s != 0:
-                    row = find_id(arena, slots, s, plan, h, max(cut, tiles), False)
-            if alone:
-                # Scored as if it were the only event of its key, in the scratch log.
-                s = 0
-                slots[0, HEAD] = 0
-                slots[0, LAST] = 0
-                for c in range(plan[COLUMNS]):
-                    arena[slots[0, BASE] + c] = 0
-                meta[ROWS] -= 1
-            if row != 0:
-                flags[i] |= DUPLICATE
-            else:
-                if not alone:
-                    if s == 0:
-                        s = create_slot(
-                            table,
-                            slots,
-                            key_bytes,
-                            meta,
-                            key_data,
-                            key_starts[i],
-                            length,
-                            hashes[i],
-                        )
-                    if not make_room(arena, slots, meta, plan, s, cut, 1):
-                        flags[i] = 0
-                        return i
-                    if time < slots[s, NEWEST]:
-                        flags[i] |= LATE
-                        if time - plan[REACH] < cut:
-                            flags[i] |= TRUNCATED
-                    changed[i] = 1
-                    meta[CHANGED] += 1
-                    meta[CHANGED_BYTES] += length
-                row, labels[i] = add_event(
-                    arena,
-                    floats,
-                    slots,
-                    waits,
-                    meta,
-                    plan,
-                    raws,
-                    measures,
-                    filters,
-                    filter_operands,
-                    s,
-                    time,
-                    h,
-                    raw,
-                    int(valid[i]),
-                    i,
-                    labels[i],
-                )
-            if evaluate_row(
+                if not make_room(arena, slots, meta, plan, s, cut, 1):
+                    flags[i] = 0
+                    return i
+                if time < slots[s, NEWEST]:
+                    flags[i] |= LATE
+                    if time - plan[REACH] < cut:
+                        flags[i] |= TRUNCATED
+                changed[i] = 1
+                meta[CHANGED] += 1
+                meta[CHANGED_BYTES] += length
+            row, labels[i] = add_event(
                 arena,
                 floats,
                 slots,
+                waits,
                 meta,
                 plan,
-                edges,
-                bounds,
-                features,
-                feature_numbers,
+                raws,
+                measures,
+                filters,
+                filter_operands,
                 s,
-                row,
-                cut,
-                places,
-                lows,
-                highs,
-                starts,
-                out[i],
-            ):
-                flags[i] |= TILED
-        _prune(PRUNE_SLOTS, table, slots, waits, meta, arena, plan)
-        return n
+                time,
+                h,
+                raw,
+                int(valid[i]),
+                i,
+                labels[i],
+            )
+        if evaluate_row(
+            arena,
+            floats,
+            slots,
+            meta,
+            plan,
+            edges,
+            bounds,
+            features,
+            feature_numbers,
+            s,
+            row,
+            cut,
+            places,
+            lows,
+            highs,
+            starts,
+            out[i],
+        ):
+            flags[i] |= TILED
+    _prune(PRUNE_SLOTS, table, slots, waits, meta, arena, plan)
+    return n
 
-    return process_rows
 
-
-def _compiled_prune(digest: int) -> Callable[..., int]:
-    @compiled(PRUNE)
-    def prune_slots(
-        limit: int,
-        table: Longs,
-        slots: Longs,
-        waits: Longs,
-        meta: Longs,
-        arena: Longs,
-        plan: Longs,
-    ) -> int:
-        """Do `_prune`."""
-        meta[META_WIDTH - 1] = digest
-        return int(_prune(limit, table, slots, waits, meta, arena, plan))
-
-    return prune_slots
+@compiled(PRUNE)
+def prune_slots(
+    limit: int,
+    table: Longs,
+    slots: Longs,
+    waits: Longs,
+    meta: Longs,
+    arena: Longs,
+    plan: Longs,
+) -> int:
+    """Do `_prune`."""
+    return int(_prune(limit, table, slots, waits, meta, arena, plan))
 
 
 @compiled(types.void(LONGS, TABLE, LONGS))
@@ -410,7 +401,3 @@ def rebuild_table(table: Longs, slots: Longs, meta: Longs) -> None:
             while table[at] != 0:
                 at = (at + 1) & mask
             table[at] = ((slots[s, HASH] >> 32) << 32) | s
-
-
-process_rows = _compiled_process(sources_digest())
-prune_slots = _compiled_prune(sources_digest())

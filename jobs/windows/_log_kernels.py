@@ -21,6 +21,7 @@ from jobs.windows._layout import (
     LABEL_COLUMN,
     LARGEST,
     LAST,
+    LONG_FROM,
     NEED,
     NEVER,
     ROWS,
@@ -32,12 +33,14 @@ from jobs.windows._layout import (
 __all__ = [
     "bloom_add",
     "bloom_bits",
+    "filter_words",
     "find_id",
     "fits",
     "insert",
     "last_at_or_before",
     "last_near",
     "make_room",
+    "may_hold",
     "passes",
     "region_words",
     "release",
@@ -49,9 +52,15 @@ __all__ = [
 ]
 
 
+@inlined
+def filter_words(capacity: int) -> int:
+    """Return the words, a power of two, of the filter of ids of a region that has one."""
+    return capacity >> 2 if capacity < LONG_FROM else capacity >> 1
+
+
 @kernel
 def region_words(capacity: int, columns: int) -> int:
-    return capacity * columns + (capacity >> 2 if capacity >= BLOOM_FROM else 0)
+    return capacity * columns + (filter_words(capacity) if capacity >= BLOOM_FROM else 0)
 
 
 @kernel
@@ -83,8 +92,25 @@ def bloom_bits(h: int) -> int:
 
 @inlined
 def bloom_add(arena: Longs, base: int, capacity: int, columns: int, h: int) -> None:
-    at = base + capacity * columns + ((h >> 20) & ((capacity >> 2) - 1))
-    arena[at] |= bloom_bits(h)
+    first = base + capacity * columns
+    mask = filter_words(capacity) - 1
+    arena[first + ((h >> 20) & mask)] |= bloom_bits(h)
+    if capacity >= LONG_FROM:
+        arena[first + ((h >> 38) & mask)] |= bloom_bits(h >> 18)
+
+
+@inlined
+def may_hold(arena: Longs, base: int, capacity: int, columns: int, h: int) -> bool:
+    """Return False when a region with a filter surely has no event of an id."""
+    first = base + capacity * columns
+    mask = filter_words(capacity) - 1
+    bits = bloom_bits(h)
+    if arena[first + ((h >> 20) & mask)] & bits != bits:
+        return False
+    if capacity < LONG_FROM:
+        return True
+    bits = bloom_bits(h >> 18)
+    return bool(arena[first + ((h >> 38) & mask)] & bits == bits)
 
 
 @kernel
@@ -238,7 +264,7 @@ def make_room(
     slots[s, LAST] = rows
     if size >= BLOOM_FROM:
         at = target + size * columns
-        for j in range(size >> 2):
+        for j in range(filter_words(size)):
             arena[at + j] = 0
         for row in range(1, rows + 1):
             bloom_add(arena, target, size, columns, arena[target + row * columns + 1])
@@ -260,11 +286,8 @@ def find_id(
     head, last = slots[s, HEAD], slots[s, LAST]
     if last == head or h == 0:
         return 0
-    if capacity >= BLOOM_FROM:
-        word = arena[base + capacity * columns + ((h >> 20) & ((capacity >> 2) - 1))]
-        bits = bloom_bits(h)
-        if word & bits != bits:
-            return 0
+    if capacity >= BLOOM_FROM and not may_hold(arena, base, capacity, columns, h):
+        return 0
     ids = base + 1
     if hinted:
         # Labels mostly come in the order of their events: look just after the last one found.

@@ -9,11 +9,9 @@ the fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from numba import float64, int32, int64, types, uint8, uint32
 
-from jobs.windows._compile import compiled, kernel, sources_digest
+from jobs.windows._compile import compiled, kernel
 from jobs.windows._event_kernels import add_event, cut_of, label_row
 from jobs.windows._key_kernels import create_slot, find_slot, same_bytes
 from jobs.windows._layout import (
@@ -30,7 +28,6 @@ from jobs.windows._layout import (
     LABEL_COLUMN,
     LONGS,
     LONGS_IN,
-    META_WIDTH,
     SLOTS,
     STRINGS,
     TABLE,
@@ -229,78 +226,71 @@ def sort_rows(
     meta[CLOCK] = clock
 
 
-def _compiled_place(digest: int) -> Callable[..., int]:
-    @compiled(
-        int64(
-            int64, TABLE, TABLE, LONGS, TABLE, uint8[::1], TABLE, LONGS, LONGS, float64[::1],
-            LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, read_only(float64),
-        )
-    )  # fmt: skip
-    def place_records(
-        first: int,
-        records: Longs,
-        rooms: Longs,
-        table: Longs,
-        slots: Longs,
-        key_bytes: Bytes,
-        waits: Longs,
-        meta: Longs,
-        arena: Longs,
-        floats: Floats,
-        plan: Longs,
-        raws: Longs,
-        measures: Longs,
-        filters: Longs,
-        filter_operands: Floats,
-    ) -> int:
-        """Count records from `first` on, which stand key by key; return the record reached.
+@compiled(
+    int64(
+        int64, TABLE, TABLE, LONGS, TABLE, uint8[::1], TABLE, LONGS, LONGS, float64[::1],
+        LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, read_only(float64),
+    )
+)  # fmt: skip
+def place_records(
+    first: int,
+    records: Longs,
+    rooms: Longs,
+    table: Longs,
+    slots: Longs,
+    key_bytes: Bytes,
+    waits: Longs,
+    meta: Longs,
+    arena: Longs,
+    floats: Floats,
+    plan: Longs,
+    raws: Longs,
+    measures: Longs,
+    filters: Longs,
+    filter_operands: Floats,
+) -> int:
+    """Count records from `first` on, which stand key by key; return the record reached.
 
-        That is the number of records, or the one for which the arena is full, as in
-        `process_rows`.
-        """
-        meta[META_WIDTH - 1] = digest
-        n = len(records)
-        labelled = plan[LABEL_COLUMN] >= 0
-        raw = records[:, RECORD_WIDTH + 2 * labelled :].T
-        newest = meta[CLOCK]
-        run_end = first
-        for i in range(first, n):
-            s = records[i, 0] >> _SLOT
-            kind = records[i, 0] & 3
-            bits = (records[i, 0] >> _KIND_BITS) & 0xFFFFFFFF
-            time, h = records[i, 1], records[i, 2]
-            label = records[i, RECORD_WIDTH] if labelled else 0
-            if kind > 1 or (kind == 1 and not labelled):
-                continue
-            if labelled:
-                meta[CLOCK] = records[i, RECORD_WIDTH + 1]
-            if kind == 1:
-                label_row(
-                    slots, waits, table, key_bytes, meta, arena, plan, raws, measures, filters,
-                    s, h, label, time, key_bytes, 0, 0, 0,
-                )  # fmt: skip
-                continue
-            cut = cut_of(slots, meta, plan, s, time)
-            seen = max(cut, tiled_until(arena, slots, s, plan, cut))
-            if time <= seen or find_id(arena, slots, s, plan, h, seen, False) != 0:
-                continue
-            # Room for all rows of the key at once.
-            if i >= run_end:
-                run_end = i + 1
-                while run_end < n and records[run_end, 0] >> _SLOT == s:
-                    run_end += 1
-                wanted = max(run_end - i, _room(slots, rooms, s))
-                if not make_room(arena, slots, meta, plan, s, cut, wanted):
-                    meta[CLOCK] = newest
-                    return i
-            add_event(
-                arena, floats, slots, waits, meta, plan, raws, measures, filters,
-                filter_operands, s, time, h, raw, bits, i, label,
+    That is the number of records, or the one for which the arena is full, as in
+    `process_rows`.
+    """
+    n = len(records)
+    labelled = plan[LABEL_COLUMN] >= 0
+    raw = records[:, RECORD_WIDTH + 2 * labelled :].T
+    newest = meta[CLOCK]
+    run_end = first
+    for i in range(first, n):
+        s = records[i, 0] >> _SLOT
+        kind = records[i, 0] & 3
+        bits = (records[i, 0] >> _KIND_BITS) & 0xFFFFFFFF
+        time, h = records[i, 1], records[i, 2]
+        label = records[i, RECORD_WIDTH] if labelled else 0
+        if kind > 1 or (kind == 1 and not labelled):
+            continue
+        if labelled:
+            meta[CLOCK] = records[i, RECORD_WIDTH + 1]
+        if kind == 1:
+            label_row(
+                slots, waits, table, key_bytes, meta, arena, plan, raws, measures, filters,
+                s, h, label, time, key_bytes, 0, 0, 0,
             )  # fmt: skip
-        meta[CLOCK] = newest
-        return n
-
-    return place_records
-
-
-place_records = _compiled_place(sources_digest())
+            continue
+        cut = cut_of(slots, meta, plan, s, time)
+        seen = max(cut, tiled_until(arena, slots, s, plan, cut))
+        if time <= seen or find_id(arena, slots, s, plan, h, seen, False) != 0:
+            continue
+        # Room for all rows of the key at once.
+        if i >= run_end:
+            run_end = i + 1
+            while run_end < n and records[run_end, 0] >> _SLOT == s:
+                run_end += 1
+            wanted = max(run_end - i, _room(slots, rooms, s))
+            if not make_room(arena, slots, meta, plan, s, cut, wanted):
+                meta[CLOCK] = newest
+                return i
+        add_event(
+            arena, floats, slots, waits, meta, plan, raws, measures, filters,
+            filter_operands, s, time, h, raw, bits, i, label,
+        )  # fmt: skip
+    meta[CLOCK] = newest
+    return n

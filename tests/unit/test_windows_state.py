@@ -369,3 +369,23 @@ def test_a_label_that_found_its_event_does_not_wait_for_another_after_a_restart(
     ours, theirs = (s.process(batch_of(again)) for s in (restored, store))
     assert ours.features.tobytes() == theirs.features.tobytes()
     assert ours.flags.tolist() == theirs.flags.tolist()
+
+
+def test_every_repeat_in_a_long_log_is_found_and_nothing_else() -> None:
+    """Long logs have a filter of their own kind, which moves when they grow or are restored."""
+    store, random = ShardStore(EVERYTHING, "customer"), np.random.default_rng(1)
+    chosen = random.integers(0, 20_000, 12_000)
+    rows = [Row(Kind.EVENT, "k", 1_000 + n, str(i)) for n, i in enumerate(chosen.tolist())]
+    seen: set[int] = set()
+    repeated = [i in seen or bool(seen.add(i)) for i in chosen.tolist()]  # type: ignore[func-returns-value]
+    deltas, flags = [], []
+    for at in range(0, len(rows), 1_000):
+        if at == 8_000:
+            store = ShardStore(EVERYTHING, "customer")
+            store.restore(deltas)
+        done = store.process(batch_of(rows[at : at + 1_000]))
+        deltas.append(done.delta)
+        flags.append(done.flags)
+    found = (np.concatenate(flags) & RowFlag.DUPLICATE) != 0
+    assert found.tolist() == repeated
+    assert 2_000 < sum(repeated) < 6_000
