@@ -44,7 +44,7 @@ __all__ = [
 
 
 @inlined
-def _eight_bytes(data: Bytes, at: int) -> int:
+def _eight_bytes(data: Bytes, at: int) -> np.uint64:
     # Written out, this is one load; an unsigned index is never taken to count from the end.
     u = np.uint64(at)
     word = np.uint64(data[u])
@@ -55,7 +55,7 @@ def _eight_bytes(data: Bytes, at: int) -> int:
     word |= np.uint64(data[u + np.uint64(5)]) << np.uint64(40)
     word |= np.uint64(data[u + np.uint64(6)]) << np.uint64(48)
     word |= np.uint64(data[u + np.uint64(7)]) << np.uint64(56)
-    return word  # type: ignore[return-value]
+    return word
 
 
 @inlined

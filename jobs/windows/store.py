@@ -328,7 +328,8 @@ class ShardStore:
             keys,
         )
         clock = max(int(meta[layout.CLOCK]), int(meta[layout.LABEL_CLOCK]))
-        body = b"".join((kinds, valid_out, lengths, longs, keys))
+        # Arrays are buffers, which their types do not say before Python 3.12.
+        body = b"".join((kinds, valid_out, lengths, longs, keys))  # type: ignore[arg-type]
         return seal(self._table_bytes, rows, clock, 0, body)
 
     def _replay(
