@@ -102,12 +102,28 @@ def var(
     time_zone: str,
     as_json: bool,
 ) -> None:
-    """Value at risk and expected shortfall from a file of prices.
+    r"""Value at risk and expected shortfall from a file of prices.
 
     FILE is CSV (plain or compressed) or Parquet: a time column and one column per instrument, or
-    time, instrument, price, or candles, or a single column. VaR is a positive number for a loss, as
-    a fraction of the value held; with --positions it is money. Without holdings all instruments
-    weigh alike.
+    time, instrument, price, or candles, or a single column. VaR and ES are positive for a loss: a
+    fraction of the value held, or money with --positions, --value, or a column of holdings
+    (position, holding; quantity, units or shares where an instrument has one value). Without
+    holdings all instruments weigh alike.
+
+    \b
+    plain       historical simulation: the empirical quantile of past returns
+    age         the same, weights falling by 0.98 a day (Boudoukh, Richardson, Whitelaw 1998)
+    volatility  the same, each return times volatility now over its own forecast, EWMA 0.94
+                (Hull and White 1998)
+    ewma        RiskMetrics: normal, zero mean, EWMA variance 0.94
+    normal      normal, mean and deviation of the sample
+    montecarlo  normal draws with the EWMA covariance
+
+    \b
+    Quantile, of losses sorted by weight: linear is NumPy's default (all but age), midpoint Hazen's
+    (age), step the smallest loss not exceeded with the level's probability. ES is the exact mean of
+    the worst 1 - level of probability (Acerbi, Tasche); tail_mean the mean beyond VaR. EWMA starts
+    at the mean square of the sample.
 
     Example: riskstream risk var prices.csv --method plain --level 0.95 --json
     """
@@ -115,9 +131,11 @@ def var(
     returns = history.prices if kind == "given" else history.returns(kind)
     returns = returns[-window:] if window else returns
     names = history.instruments
-    if positions is not None:
-        held = _by_name(positions, names)
-        exposures = held * history.prices[-1]
+    from_file = positions is None and weights is None and value is None
+    from_file = from_file and history.held is not None and kind != "given"
+    if from_file or positions is not None:
+        held = history.held if positions is None else _by_name(positions, names)
+        exposures = np.asarray(held) * history.prices[-1]
         unit = "money"
     else:
         shares = (
@@ -161,6 +179,7 @@ def var(
         "method": method,
         **rows[0],
         "unit": unit,
+        "holdings": history.held_column if from_file else None,
         "observations": len(pnl),
         "dropped": history.dropped,
         "horizon_days": horizon_days,

@@ -37,6 +37,9 @@ SIZE_NAMES: Final = (
     "units",
     "base_volume",
 )
+HELD_NAMES: Final = ("position", "positions", "holding", "holdings", "units_held")
+# These may be sizes of trades as well: they are holdings where an instrument has one value.
+STEADY_NAMES: Final = ("quantity", "qty", "units", "shares")
 CLOSE_NAMES: Final = ("adj_close", "adjusted_close", "adjclose", "close", "close_price", "settle")
 BID_NAMES: Final = ("bid", "bid_price", "best_bid", "bidprice")
 ASK_NAMES: Final = ("ask", "ask_price", "best_ask", "offer", "askprice")
@@ -46,28 +49,32 @@ ASK_NAMES: Final = ("ask", "ask_price", "best_ask", "offer", "askprice")
 class PriceHistory:
     """Prices of shape (times, instruments), oldest first, without gaps.
 
-    `dropped` counts the times at which an instrument had no price; they are left out.
+    `dropped` counts the times at which an instrument had no price; they are left out. `held` are
+    the units of each instrument now, where the file has a column of them (`held_column`).
     """
 
     instruments: tuple[str, ...]
     times_ms: NDArray[np.int64] | None
     prices: NDArray[np.float64]
     dropped: int
+    held: NDArray[np.float64] | None = None
+    held_column: str | None = None
 
     def returns(self, kind: str = "simple") -> NDArray[np.float64]:
         """Return one-period `simple` or `log` returns, shape (times - 1, instruments).
 
         Raises:
-            InputFileError: if a log return is asked of a price that is not positive.
+            InputFileError: if a price is not positive; simple returns allow the last to be 0.
         """
-        if kind == "log":
-            if not np.all(self.prices > 0):
-                msg = "computing log returns: expected positive prices; use simple returns"
-                raise InputFileError(msg)
-            return np.diff(np.log(self.prices), axis=0)
-        if np.any(self.prices[:-1] == 0):
-            msg = "computing returns: expected prices other than 0"
+        low = float(np.min(self.prices)) if self.prices.size else 1.0
+        if low < 0 or np.any(self.prices[: None if kind == "log" else -1] == 0):
+            msg = (
+                f"computing returns: expected positive prices, was {low!r}; of what may be "
+                "negative give changes instead (--returns given)"
+            )
             raise InputFileError(msg)
+        if kind == "log":
+            return np.diff(np.log(self.prices), axis=0)
         result: NDArray[np.float64] = np.divide(self.prices[1:], self.prices[:-1]) - 1.0
         return result
 
@@ -77,7 +84,8 @@ def price_history(path: Path, columns: Sequence[str] = (), time_zone: str = "UTC
 
     Of candles (open, high, low, close) the adjusted close, else the close, is taken. `columns`
     chooses columns (or instruments, of a long file) by name. Rows are sorted by time when there is
-    a time.
+    a time. Holdings are those of the newest row of each instrument, from a column named position or
+    holding, or from one named quantity, units or shares that has one value for each instrument.
 
     Raises:
         InputFileError: if the file has no price, or a chosen column is absent.
@@ -86,16 +94,24 @@ def price_history(path: Path, columns: Sequence[str] = (), time_zone: str = "UTC
     time_name = files.find_time(table)
     times = None if time_name is None else files.times_ms(table[time_name], time_zone)
     name = files.find_column(table, INSTRUMENT_NAMES)
+    held: NDArray[np.float64] | None = None
+    held_column = None
     if name is not None and times is not None:
+        codes, _ = files.texts(table, name)
+        held, held_column = _holdings(table, codes, times)
         instruments, times, prices = _pivot(table, name, times)
     else:
         instruments, prices = _wide(table, time_name, columns)
+        if len(instruments) == 1:
+            rows = np.arange(len(prices)) if times is None else times
+            held, held_column = _holdings(table, np.zeros(len(prices), np.int32), rows)
     if columns:
         absent = [column for column in columns if column not in instruments]
         if absent:
             msg = f"choosing columns: expected some of {', '.join(instruments)}, was {absent!r}"
             raise InputFileError(msg)
-        prices = prices[:, [instruments.index(column) for column in columns]]
+        chosen = [instruments.index(column) for column in columns]
+        prices, held = prices[:, chosen], None if held is None else held[chosen]
         instruments = list(columns)
     if times is not None:
         order = np.argsort(times, kind="stable")
@@ -106,6 +122,8 @@ def price_history(path: Path, columns: Sequence[str] = (), time_zone: str = "UTC
         None if times is None else times[whole],
         prices[whole],
         int(np.sum(~whole)),
+        held,
+        held_column,
     )
 
 
@@ -195,6 +213,24 @@ def _pivot(
     return instruments, unique, prices
 
 
+def _holdings(
+    table: pa.Table, codes: NDArray[np.int32], times: NDArray[np.int64]
+) -> tuple[NDArray[np.float64] | None, str | None]:
+    """Return the units of each instrument in its newest row, and the column; None without one."""
+    named = files.find_column(table, HELD_NAMES)
+    name = named or files.find_column(table, STEADY_NAMES)
+    if name is None:
+        return None, None
+    units = files.numbers(table, name)
+    order = np.lexsort((times, codes))
+    last = order[np.diff(codes[order], append=-1) != 0]
+    held = units[last]
+    steady = bool(np.all(units == held[codes]))
+    if not np.all(np.isfinite(held)) or not (named or steady):
+        return None, None
+    return held, name
+
+
 def _wide(
     table: pa.Table, time_name: str | None, columns: Sequence[str]
 ) -> tuple[list[str], NDArray[np.float64]]:
@@ -209,6 +245,7 @@ def _wide(
             for field in table.schema
             if field.name not in ("", time_name)
             and not str(field.name).lower().startswith(("unnamed", "volume"))
+            and str(field.name).strip().lower() not in (*HELD_NAMES, *SIZE_NAMES)
             and (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
         ]
         _check_texts(table, time_name)

@@ -126,3 +126,34 @@ def test_a_file_without_prices_is_refused_by_name(tmp_path):
     result = CliRunner().invoke(risk, ["var", str(path)])
     assert result.exit_code == 1
     assert "column of numbers" in str(result.exception)
+
+
+def test_a_column_of_holdings_is_held_and_never_an_instrument(prices, tmp_path):
+    path, values = prices
+    held = tmp_path / "held.csv"
+    rows = [
+        f"{np.datetime64('2023-01-02') + day},{name},{values[day, place].item()!r},{units}"
+        for day in range(len(values))
+        for place, (name, units) in enumerate((("A", 10), ("B", -5)))
+    ]
+    held.write_text("\n".join(["date,symbol,price,quantity", *rows]))
+    expected = as_json("var", path, "--positions", "A=10,B=-5")
+    found = as_json("var", held)
+    assert (found["var"], found["unit"]) == (expected["var"], "money")
+    assert (found["holdings"], expected["holdings"]) == ("quantity", None)
+    # Sizes of trades vary, and are no holdings; weights overrule what the file says.
+    held.write_text("date,price,quantity\n2020-01-01,100,5\n2020-01-02,101,6\n2020-01-03,99,5\n")
+    found = as_json("var", held)
+    assert (found["unit"], found["exposures"]) == ("fraction", {"price": 1.0})
+    held.write_text("date,price,position\n2020-01-01,100,5\n2020-01-02,101,6\n2020-01-03,99,7\n")
+    assert as_json("var", held)["exposures"] == {"price": 7 * 99}
+    assert as_json("var", held, "--value", "10")["exposures"] == {"price": 10}
+
+
+def test_returns_of_prices_below_zero_are_refused(tmp_path):
+    path = tmp_path / "oil.csv"
+    path.write_text("date,price\n2020-04-17,18.27\n2020-04-20,-37.63\n2020-04-21,10.01\n")
+    result = CliRunner().invoke(risk, ["var", str(path)])
+    assert isinstance(result.exception, files.InputFileError)
+    assert "-37.63" in str(result.exception)
+    assert as_json("var", path, "--returns", "given")["var"] > 30
