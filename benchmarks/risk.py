@@ -20,14 +20,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.risk_live import measure_live
 from benchmarks.risk_page import measure_page
 from jobs.market_risk import bars, exposure, market, positions
 from jobs.market_risk.bars import BarBuilder
-from jobs.market_risk.engine import EngineConfig, FillColumns, MarkColumns, RiskEngine
+from jobs.market_risk.engine import EngineConfig, FillColumns, RiskEngine
 from jobs.market_risk.market import NO_PRICE, MarketState
 from jobs.market_risk.methods import METHODS, MethodKit, StreamMethod, method_risk
 from jobs.market_risk.portfolio import fast_tail_risk
 from jobs.market_risk.positions import PositionBook
+from jobs.market_risk.prices import MarkColumns
 from jobs.market_risk.stress import Scenario
 from schemas.columns import StringColumn
 
@@ -142,13 +144,16 @@ def measure() -> dict[str, float]:
 
 @click.command()
 @click.option("--page", is_flag=True, help="Measure the page in a browser instead.")
+@click.option("--live", is_flag=True, help="Measure a tick's way to page and row on a stack.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="For --live.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(page: bool, as_json: bool) -> None:
-    """Measure the pure core of market risk, or how long a change takes to show on the page.
+def main(page: bool, live: bool, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Measure the pure core of market risk, how long a page takes to draw, or a tick's whole way.
 
-    The way of a tick through Kafka and Flink into ClickHouse is measured by `riskstream demo-risk`.
+    Example: python -m benchmarks.risk --live --json
     """
-    found: dict[str, Any] = measure_page() if page else measure()
+    found: dict[str, Any]
+    found = measure_live(overrides) if live else measure_page() if page else measure()
     found["load_average"] = round(os.getloadavg()[0], 1)
     about = {"python": sys.version.split()[0], "numpy": np.__version__, "cpu": platform.machine()}
     if as_json:

@@ -17,8 +17,12 @@ __all__ = ["encode_control", "publish_control"]
 _CONTRACT: Final = Path(schemas.__file__).parent / "contracts" / "control.avsc"
 
 
-def encode_control(settings: Settings, record: Mapping[str, object]) -> bytes:
+def encode_control(
+    settings: Settings, record: Mapping[str, object], topic: str = "control"
+) -> bytes:
     """Return a record of contract `control` with its wire header.
+
+    `topic` is the settings field of the topic it goes to.
 
     Raises:
         EncodeError: when the record does not fit the contract.
@@ -29,19 +33,22 @@ def encode_control(settings: Settings, record: Mapping[str, object]) -> bytes:
     schema_id = (
         stable_schema_id(text)
         if isinstance(registry, FileRegistry)
-        else registry.register(value_subject(settings.kafka.topics.name("control")), text)
+        else registry.register(value_subject(settings.kafka.topics.name(topic)), text)
     )
     return RecordEncoder(text, schema_id).encode(record)
 
 
-def publish_control(settings: Settings, record: Mapping[str, object]) -> None:
+def publish_control(
+    settings: Settings, record: Mapping[str, object], topic: str = "control"
+) -> None:
     """Publish one control record and return when Kafka has confirmed it.
 
-    `settings` name a running Kafka; repeating a record is harmless.
+    `settings` name a running Kafka, `topic` the settings field of the job's topic of orders;
+    repeating a record is harmless.
 
     Raises:
         RetryableError: when Kafka did not confirm it within half a minute.
     """
-    message = Message(str(record["subject"]).encode(), encode_control(settings, record))
-    topic = settings.kafka.topics.name("control")
-    publish_confirmed(settings.kafka, topic, [message], "a control record")
+    message = Message(str(record["subject"]).encode(), encode_control(settings, record, topic))
+    name = settings.kafka.topics.name(topic)
+    publish_confirmed(settings.kafka, name, [message], "a control record")

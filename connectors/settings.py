@@ -71,6 +71,8 @@ class TopicSettings(_Section):
     fx_rates: str = "market-fx-rates"
     limit_alerts: str = "market-limit-alerts"
     market_dead_letters: str = "market-dead-letters"
+    market_control: str = "market-control"
+    live: str = "market-live"
     partitions: Positive = 2
     replication: Positive = 1
 
@@ -228,7 +230,8 @@ class MarketRiskSettings(_Section):
     Risk is recomputed when a position changed or a price moved by `material_move` since the last
     time. Measures and limits go by the plain method; `var_methods` are those that `risk_var` and
     the daily back-tests hold. `breach_model` is a version, or a name whose newest version counts,
-    in the model registry; empty: limits have no chance of a breach.
+    in the model registry; empty: limits have no chance of a breach. With `live` changed positions
+    and fills are published for the live pages, too, which then need not wait for ClickHouse.
     """
 
     base_currency: str = "USD"
@@ -248,6 +251,7 @@ class MarketRiskSettings(_Section):
     ] = ("plain", "age", "volatility", "ewma", "montecarlo", "liquidity")
     monte_carlo_scenarios: Annotated[int, Field(ge=2, le=100_000)] = 1_000
     breach_model: str = "breach-default"
+    live: bool = True
 
 
 class LocalSettings(_Section):

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["MODEL_CONTROL_KINDS", "ControlRecord", "make_control"]
+__all__ = ["DEFAULT_JOB", "MODEL_CONTROL_KINDS", "ControlRecord", "make_control"]
+
+DEFAULT_JOB: Final = "fraud"
+"""Job of orders that name none."""
 
 MODEL_CONTROL_KINDS: Final[tuple[str, ...]] = (
     "prepare_model",
@@ -29,6 +32,7 @@ class ControlRecord:
 
     Arguments that models know: `share` (challengers: a decimal in (0, 1)), and `route_field` with
     `route_value` (activate, retire: only for events whose field has that value, as in tenant=acme).
+    Each job has a control topic of its own; the argument `job` says which for whoever looks back.
     """
 
     control_id: str
@@ -37,6 +41,11 @@ class ControlRecord:
     arguments: Mapping[str, str] = field(default_factory=dict)
     issued_by: str = ""
     issued_at_ms: int = 0
+
+    @property
+    def job(self) -> str:
+        """Return the job that the order was given to."""
+        return self.arguments.get("job", DEFAULT_JOB)
 
     def to_record(self) -> dict[str, Any]:
         """Return the record to encode with the Avro contract."""

@@ -23,7 +23,7 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.control import ControlRecord
+from models.control import DEFAULT_JOB, ControlRecord
 from models.errors import ManifestError, ModelError, ModelNotFoundError
 from models.manifest import MODEL_FILE, Manifest, sha256_of
 
@@ -223,45 +223,53 @@ class Registry:
         paths = sorted(self._files.glob(f"{self._root}/{_REQUESTS}/*.json"))
         return [ControlRecord.from_record(json.loads(self._files.cat_file(path))) for path in paths]
 
-    def champion(self) -> str:
-        """Return the version that the requests have made champion, or the default model."""
-        history = self._champions()
-        return history[-1] if history else default_version()
+    def champion(self, job: str = DEFAULT_JOB, default: str | None = None) -> str:
+        """Return the version that the requests have made champion of a job, else its default.
 
-    def previous_champion(self) -> str | None:
-        """Return what a rollback would go back to."""
-        history = self._champions()
+        Without `default` that is the model that ships for fraud.
+        """
+        default = default_version() if default is None else default
+        history = self._champions(job, default)
+        return history[-1] if history else default
+
+    def previous_champion(self, job: str = DEFAULT_JOB, default: str | None = None) -> str | None:
+        """Return what a rollback would go back to; `default` as in `champion`."""
+        default = default_version() if default is None else default
+        history = self._champions(job, default)
         if not history:
             return None
-        return history[-2] if len(history) > 1 else default_version()
+        return history[-2] if len(history) > 1 else default
 
-    def _champions(self) -> list[str]:
+    def _champions(self, job: str, default: str) -> list[str]:
         history: list[str] = []
         for control in self.requests():
-            if "route_field" in control.arguments:
+            if "route_field" in control.arguments or control.job != job:
                 continue
             if control.kind == "activate_model" and control.subject not in history[-1:]:
                 history.append(control.subject)
             elif control.kind == "rollback_model" and history:
                 history.pop()
-                if not history and control.subject != default_version():
+                if not history and control.subject != default:
                     history.append(control.subject)
         return [version for version in history if version]
 
     def _stages(self) -> dict[str, str]:
         stages: dict[str, str] = {}
-        champion = self.champion()
         names = {
             "shadow_model": "shadow",
             "challenge_model": "challenger",
             "retire_model": "retired",
         }
+        jobs = {DEFAULT_JOB}
         for control in self.requests():
+            jobs.add(control.job)
             if control.kind in names and "route_field" not in control.arguments:
                 stages[control.subject] = names[control.kind]
             elif control.kind == "activate_model" and "route_field" in control.arguments:
                 stages[control.subject] = "routed"
-        stages[champion] = "champion"
+        for job in jobs:
+            stages[self.champion(job, None if job == DEFAULT_JOB else "")] = "champion"
+        stages.pop("", None)
         return stages
 
     def _path(self, version: str) -> str:

@@ -6,21 +6,23 @@ import dataclasses
 import getpass
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from connectors.settings import Settings
 from jobs.cli.context import settings_of
-from models.control import ControlRecord, make_control
+from jobs.market_risk.breach import BREACH_FEATURES
+from models.control import DEFAULT_JOB, ControlRecord, make_control
 from models.registry import Registry
 
 __all__ = [
     "activate",
     "challenge",
     "check_model",
+    "job_of",
     "list_models",
     "publish_order",
     "register",
@@ -30,6 +32,9 @@ __all__ = [
     "show",
 ]
 
+# As in jobs.market_risk.parts, which loads what only a running job needs.
+JOB: Final = "market_risk"
+CONTROL_TOPIC: Final = "market_control"
 # Orders that need a model which the job may not have loaded yet.
 _LOADING = ("activate_model", "shadow_model", "challenge_model", "rollback_model")
 
@@ -189,20 +194,28 @@ def publish_order(
     dry_run: bool,
 ) -> ControlRecord:
     """Publish a control record about a model and remember it in the registry; return it."""
+    job = job_of(registry.manifest(version).features)
+    topic = "control" if job == DEFAULT_JOB else CONTROL_TOPIC
+    named = {} if job == DEFAULT_JOB else {"job": job}
     if not dry_run:
         from connectors.control import publish_control
         from connectors.local.stack import resolved_settings
 
         if kind in _LOADING:
             # The job loads it beside the models in use; the order that follows finds it ready.
-            first = make_control("prepare_model", version, getpass.getuser(), _now_ms())
-            publish_control(resolved_settings(settings), first.to_record())
+            first = make_control("prepare_model", version, getpass.getuser(), _now_ms(), named)
+            publish_control(resolved_settings(settings), first.to_record(), topic)
             time.sleep(settings.models.prepare_ms / 1000)
-    control = make_control(kind, version, getpass.getuser(), _now_ms(), arguments)
+    control = make_control(kind, version, getpass.getuser(), _now_ms(), arguments | named)
     if not dry_run:
-        publish_control(resolved_settings(settings), control.to_record())
+        publish_control(resolved_settings(settings), control.to_record(), topic)
         registry.remember(control)
     return control
+
+
+def job_of(features: Sequence[str]) -> str:
+    """Return the job whose model has these inputs: limits' use for market risk, else fraud."""
+    return JOB if set(features) <= set(BREACH_FEATURES) else DEFAULT_JOB
 
 
 def _now_ms() -> int:
@@ -241,13 +254,9 @@ def check_model(settings: Settings, registry: Registry, version: str) -> None:
     from models.gate import admit
 
     manifest, data = registry.load(version)
-    admit(
-        manifest,
-        data,
-        FRAUD_FEATURES.names,
-        settings.models.latency_budget_us,
-        time.perf_counter_ns,
-    )
+    fraud = job_of(manifest.features) == DEFAULT_JOB
+    names = FRAUD_FEATURES.names if fraud else BREACH_FEATURES
+    admit(manifest, data, names, settings.models.latency_budget_us, time.perf_counter_ns)
 
 
 def _route(field: str | None, value: str | None) -> dict[str, str]:
@@ -356,10 +365,17 @@ def retire(
 
 @click.command()
 @click.argument("model", required=False)
+@click.option(
+    "--job",
+    type=click.Choice([DEFAULT_JOB, JOB]),
+    default=DEFAULT_JOB,
+    show_default=True,
+    help="Whose previous champion, where no MODEL is named.",
+)
 @_dry_run
 @_json
 @click.pass_context
-def rollback(ctx: click.Context, model: str | None, dry_run: bool, as_json: bool) -> None:
+def rollback(ctx: click.Context, model: str | None, job: str, dry_run: bool, as_json: bool) -> None:
     """Go back to the previous champion, or to MODEL if it was champion before.
 
     Example: riskstream models rollback
@@ -367,8 +383,14 @@ def rollback(ctx: click.Context, model: str | None, dry_run: bool, as_json: bool
     from models.errors import ModelError
 
     registry = _registry(ctx)
-    version = registry.resolve(model) if model else registry.previous_champion()
-    if version is None:
+    if model:
+        version: str | None = registry.resolve(model)
+    elif job == DEFAULT_JOB:
+        version = registry.previous_champion()
+    else:
+        shipped = settings_of(ctx).market_risk.breach_model
+        version = registry.previous_champion(job, registry.resolve(shipped) if shipped else "")
+    if not version:
         msg = "rolling back: no activation was ever asked for through this registry; name a model"
         raise ModelError(msg)
     _order(ctx, "rollback_model", version, {}, dry_run=dry_run, as_json=as_json)

@@ -21,6 +21,7 @@ from connectors.tables import (
     scored_layout,
     shadow_layout,
 )
+from jobs.control_rows import control_columns
 from jobs.fraud.clickhouse_rows import (
     CONTROL_ROWS,
     LABEL_ROWS,
@@ -38,7 +39,6 @@ from jobs.fraud.shard import DecisionShard
 from jobs.rules.decision import Decision, decide
 from jobs.windows.event_features import event_features
 from models.control import ControlRecord
-from models.scorer import Outcome
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.reasons import AvroRecordError
 from schemas.strings import hash64
@@ -306,29 +306,8 @@ class DecisionStage:
             return kafka_packet([letter])
         outcome = unit.apply(control)
         self._metrics.count("control_applied" if outcome.accepted else "control_refused")
-        return table_rows(CONTROL_ROWS, 1, self._control_row(frames, row, shard, control, outcome))
-
-    def _control_row(
-        self, frames: FrameBatch, row: int, shard: int, control: ControlRecord, outcome: Outcome
-    ) -> bytes:
-        text = StringColumn.from_texts
-        return self._control_layout.pack(
-            {
-                "shard": shard,
-                "issued_at_ms": control.issued_at_ms,
-                "applied_at_ms": now_ms(),
-                "kafka_partition": frames.partition[row : row + 1],
-                "kafka_offset": frames.offset[row : row + 1],
-                "control_id": text([control.control_id]),
-                "kind": control.kind,
-                "subject": text([control.subject]),
-                "issued_by": text([control.issued_by]),
-                "outcome": "applied" if outcome.accepted else "refused",
-                "detail": text([outcome.reason]),
-                "kafka_topic": _take(frames.topic, np.array([row])),
-            },
-            1,
-        )
+        columns = control_columns(frames, row, shard, control, outcome, now_ms())
+        return table_rows(CONTROL_ROWS, 1, self._control_layout.pack(columns, 1))
 
     def _label_rows(self, intake: Intake, seen: NDArray[np.int64]) -> bytes:
         rows = intake.labels

@@ -24,6 +24,7 @@ _TEXTS: Final = {
     "price_jump": "The price moved by {value:.4%} from one trade to the next.",
     "volume_spike": "A trade of {value:g} is far above the usual size.",
     "crossed_market": "The bid is above the ask by {value:g}.",
+    "stale_price": "Trades go on, but the newest quote is {value:g} s old.",
 }
 
 
@@ -85,7 +86,7 @@ def market_alert(
     threshold: float,
     origin: Origin,
 ) -> dict[str, Any]:
-    """Return the alert of a price jump, a volume spike or a crossed market.
+    """Return the alert of a price jump, a volume spike, a crossed market or a stale price.
 
     Its decision names which, and the attribute `cause` is `market`. Its kind is `limit`, a bound on
     what the market does: the kinds are an enum that readers of every version must know, so the

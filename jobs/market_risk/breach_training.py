@@ -25,9 +25,10 @@ from jobs.market_risk.breach import (
     UsageHistory,
 )
 from jobs.market_risk.daily import DAY_MS
-from jobs.market_risk.engine import EngineConfig, FillColumns, MarkColumns, RiskEngine
+from jobs.market_risk.engine import EngineConfig, FillColumns, RiskEngine
 from jobs.market_risk.exposure import BASE_SCALE
 from jobs.market_risk.market import NO_PRICE
+from jobs.market_risk.prices import MarkColumns
 from jobs.market_risk.reference import Instrument
 from jobs.market_risk.simulator import DEFAULT_START_MS, DeskConfig, MarketSimulator
 from jobs.market_risk.stress import Scenario

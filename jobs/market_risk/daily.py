@@ -1,22 +1,31 @@
 """Daily VaR forecasts against what came: hits, back-tests and traffic light of each firm.
 
-When the event time of a shard first reaches a new UTC day, the day that ended is judged: its P&L
-against the VaR that was forecast when it began, by every method and level; then the VaR of the last
-evaluation becomes the forecast of the new day. The newest `WINDOW` days are kept.
+The VaR of a firm as one of its UTC days ends is the forecast for its next one, whose P&L is the
+change of what the firm is worth from end to end. A day that turns out to have ended otherwise is
+judged anew, and so are those after it. A back-test looks at the newest `WINDOW` days.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from itertools import pairwise
+from typing import Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.market_risk.backtest import BacktestReport, backtest
 
-__all__ = ["DAY_MS", "WINDOW", "DailyBacktest", "DayResult", "Forecaster", "day_starts"]
+__all__ = [
+    "DAY_MS",
+    "OPEN_DAYS",
+    "WINDOW",
+    "DailyBacktest",
+    "DayEnd",
+    "DayResult",
+    "Forecaster",
+]
 
 Forecaster: TypeAlias = tuple[str, float]
 """What forecasts: a method of VaR and a level."""
@@ -27,21 +36,20 @@ DAY_MS: Final = 86_400_000
 WINDOW: Final = 250
 """Days in a back-test: Basel's year."""
 
+OPEN_DAYS: Final = 8
+"""Days that are over and can still change: in a replay partitions run some quiet days apart."""
 
-def day_starts(
-    rows: NDArray[np.integer[Any]], times_ms: NDArray[np.int64], day: int
-) -> list[tuple[int, int]]:
-    """Return the rows that begin a UTC day later than any before, and the event time of each.
 
-    Args:
-        rows: places of events in their batch, in any order.
-        times_ms: event time of each.
-        day: the newest day before the batch, counted from 1970.
+@dataclass(frozen=True, slots=True)
+class DayEnd:
+    """A firm as a day ended: what all its trading was worth, in base units, and its VaR.
+
+    `worth` is cash and positions since the firm's first fill, fees paid. `value_at_risk` has one
+    number for each forecaster; it is empty when there is none.
     """
-    order = np.argsort(rows, kind="stable")
-    rows, times_ms = rows[order], times_ms[order]
-    days = np.maximum.accumulate(np.append(day, times_ms // DAY_MS))
-    return [(int(rows[at]), int(times_ms[at])) for at in np.flatnonzero(np.diff(days) > 0)]
+
+    worth: float
+    value_at_risk: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,62 +74,34 @@ class DailyBacktest:
 
     def __init__(self, forecasters: tuple[Forecaster, ...]) -> None:
         self._forecasters = forecasters
-        self._day = -1
-        self._forecasts: dict[str, tuple[float, list[float]]] = {}
-        self._hits: dict[str, list[list[int]]] = {}
+        self._ends: dict[str, dict[int, DayEnd]] = {}
+        self._hits: dict[str, dict[int, list[int]]] = {}
+        # What was last told of each day that can change; after a restart it is told again.
+        self._told: dict[tuple[str, int], tuple[object, ...]] = {}
 
-    @property
-    def day(self) -> int:
-        """The current day, counted from 1970; -1 before the first event."""
-        return self._day
-
-    def crosses(self, event_time_ms: int) -> bool:
-        """Return whether this event time begins a day after the current one."""
-        return event_time_ms // DAY_MS > self._day
-
-    def roll(
-        self, event_time_ms: int, pnl: dict[str, float], value_at_risk: dict[str, list[float]]
-    ) -> list[DayResult]:
-        """End the current day and begin that of `event_time_ms`.
+    def put(self, ends: Mapping[int, Mapping[str, DayEnd]]) -> list[DayResult]:
+        """Learn how days ended, by day and firm, and return what changed of their judgement.
 
         Args:
-            event_time_ms: of the event that begins the day.
-            pnl: total P&L of each firm since its beginning, as of now.
-            value_at_risk: of each firm, one number for each forecaster; empty when there is none.
+            ends: days that are new, or ended otherwise than known before.
         """
-        ended, self._day = self._day, event_time_ms // DAY_MS
-        results = []
-        for firm in sorted(pnl):
-            began = self._forecasts.get(firm)
-            if began is not None and ended >= 0:
-                change = pnl[firm] - began[0]
-                hits = [int(-change > forecast) for forecast in began[1]]
-                history = self._hits.setdefault(firm, [])
-                history.append(hits)
-                del history[:-WINDOW]
-                table = np.array(history, np.bool_)
-                for place, (method, level) in enumerate(self._forecasters):
-                    column = table[:, place]
-                    report = backtest(len(column), int(column.sum()), level, column)
-                    forecast, hit = began[1][place], bool(hits[place])
-                    results.append(
-                        DayResult(firm, ended, method, level, forecast, change, hit, report)
-                    )
-            risk = value_at_risk.get(firm, [])
-            if risk:
-                self._forecasts[firm] = (pnl[firm], risk)
-            else:
-                self._forecasts.pop(firm, None)
-        return results
+        since: dict[str, int] = {}
+        for day in sorted(ends):
+            for firm, end in ends[day].items():
+                self._ends.setdefault(firm, {})[day] = end
+                since.setdefault(firm, day)
+        return [result for firm, day in sorted(since.items()) for result in self._judge(firm, day)]
 
     def snapshot(self) -> bytes:
         """Return the whole state; `restore` of it continues to the bit."""
         return json.dumps(
             {
                 "forecasters": self._forecasters,
-                "day": self._day,
-                "forecasts": self._forecasts,
-                "hits": self._hits,
+                "ends": {
+                    firm: [[day, end.worth, end.value_at_risk] for day, end in ends.items()]
+                    for firm, ends in self._ends.items()
+                },
+                "hits": {firm: list(hits.items()) for firm, hits in self._hits.items()},
             }
         ).encode()
 
@@ -130,11 +110,63 @@ class DailyBacktest:
         """Return what `snapshot` described; with other forecasters the history begins anew."""
         saved = json.loads(blob)
         daily = DailyBacktest(forecasters)
-        daily._day = saved["day"]
         # A snapshot from before there were methods has `levels` in its place.
-        if [tuple(one) for one in saved.get("forecasters", [])] == list(forecasters):
-            daily._forecasts = {
-                firm: (pnl, risk) for firm, (pnl, risk) in saved["forecasts"].items()
-            }
-            daily._hits = saved["hits"]
+        if [tuple(one) for one in saved.get("forecasters", [])] != list(forecasters):
+            return daily
+        if "ends" not in saved:
+            return daily._restore_undated(saved["day"], saved["forecasts"], saved["hits"])
+        daily._ends = {
+            firm: {day: DayEnd(worth, tuple(risk)) for day, worth, risk in ends}
+            for firm, ends in saved["ends"].items()
+        }
+        daily._hits = {firm: dict(hits) for firm, hits in saved["hits"].items()}
         return daily
+
+    def _restore_undated(
+        self,
+        day: int,
+        forecasts: Mapping[str, tuple[float, list[float]]],
+        hits: Mapping[str, list[list[int]]],
+    ) -> DailyBacktest:
+        # Before days could change, hits were kept without their days and only the newest end was.
+        self._ends = {
+            firm: {day - 1: DayEnd(worth, tuple(risk))} for firm, (worth, risk) in forecasts.items()
+        }
+        self._hits = {
+            firm: {day - len(known) + place: one for place, one in enumerate(known)}
+            for firm, known in hits.items()
+        }
+        return self
+
+    def _judge(self, firm: str, since: int) -> Iterator[DayResult]:
+        ends, hits = self._ends[firm], self._hits.setdefault(firm, {})
+        judged: list[tuple[int, float, tuple[float, ...]]] = []
+        for before, day in pairwise(sorted(ends)):
+            forecast = ends[before].value_at_risk
+            if day < since:
+                continue
+            if forecast:
+                pnl = ends[day].worth - ends[before].worth
+                hits[day] = [int(-pnl > one) for one in forecast]
+                judged.append((day, pnl, forecast))
+            else:
+                hits.pop(day, None)
+        # Every day that can change needs its own window before it.
+        for day in sorted(hits)[: -WINDOW - OPEN_DAYS]:
+            del hits[day]
+        for day in sorted(ends)[: -OPEN_DAYS - 2]:
+            del ends[day]
+            self._told.pop((firm, day), None)
+        for day, pnl, forecast in judged:
+            if day not in hits:
+                continue
+            window = [one for one in sorted(hits) if one <= day][-WINDOW:]
+            table = np.array([hits[one] for one in window], np.bool_)
+            told = (pnl, forecast, table.tobytes())
+            if self._told.get((firm, day)) != told:
+                self._told[firm, day] = told
+                for place, (method, level) in enumerate(self._forecasters):
+                    column = table[:, place]
+                    report = backtest(len(column), int(column.sum()), level, column)
+                    hit = bool(column[-1])
+                    yield DayResult(firm, day, method, level, forecast[place], pnl, hit, report)

@@ -57,8 +57,8 @@ HISTORY: Final = 250
 # A recording of its own: enough days for a back-test to say something, each long enough to trade.
 DAYS: Final = 30
 DAY_SECONDS: Final = 2
-# Risk is measured once a batch: days that arrive within one are judged as one. On a quiet machine a
-# batch takes less than this; on a busy one some days are judged together, and no profit is lost.
+# Days of two seconds are days apart for the partitions as well: a pause keeps them within the days
+# that the job can still judge anew, even on a busy machine.
 DAY_PAUSE_SECONDS: Final = 0.25
 
 

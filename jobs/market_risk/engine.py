@@ -18,10 +18,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.market_risk.exposure import BASE_SCALE, RATE_SCALE, to_base
+from jobs.market_risk.exposure import (
+    BASE_SCALE,
+    RATE_SCALE,
+    to_base,
+    values_in_base,
+)
 from jobs.market_risk.grouping import Grouping, GroupName, group_positions
 from jobs.market_risk.limits import Limit, LimitBook, Measure, Transition
-from jobs.market_risk.market import NO_PRICE
 from jobs.market_risk.measures import (
     GroupMeasures,
     Market,
@@ -30,14 +34,15 @@ from jobs.market_risk.measures import (
     measure_groups,
 )
 from jobs.market_risk.methods import METHODS, MethodKit, StreamMethod
-from jobs.market_risk.names import Names
-from jobs.market_risk.positions import AppliedFills, PositionBook
+from jobs.market_risk.names import Names, text_rows
+from jobs.market_risk.positions import PositionBook
+from jobs.market_risk.prices import BLANK_MARK, MarkColumns, mark_prices, put_newest, twice_price
 from jobs.market_risk.reference import FxTable, Instrument
 from jobs.market_risk.revaluation import GREEKS, OptionIndex, UnitGreeks, option_pnl, unit_greeks
 from jobs.market_risk.stress import Scenario, ScenarioSet
 from schemas.columns import StringColumn
 
-__all__ = ["EngineConfig", "Evaluation", "FillColumns", "MarkColumns", "RiskEngine"]
+__all__ = ["Described", "EngineConfig", "Evaluation", "FillColumns", "FillOutcome", "RiskEngine"]
 
 _UNKNOWN_SCALE: Final = -1
 
@@ -46,8 +51,9 @@ _UNKNOWN_SCALE: Final = -1
 class EngineConfig:
     """Settings of the engine; `equity` is each firm's, in base units, for leverage.
 
-    `methods` are those of VaR beside the plain one, which measures and limits go by;
-    `simulated` is the number of Monte Carlo scenarios.
+    A price that is older than `stale_ms` of event time is stale. `methods` are those of VaR beside
+    the plain one, which measures and limits go by; `simulated` is the number of Monte Carlo
+    scenarios.
     """
 
     base_currency: str = "USD"
@@ -57,6 +63,7 @@ class EngineConfig:
     material_move: float = 0.0001
     equity: float = 100_000_000.0
     retained_fill_ids: int = 1_000_000
+    stale_ms: int = 5_000
     methods: tuple[StreamMethod, ...] = METHODS
     simulated: int = 1_000
 
@@ -82,15 +89,24 @@ class FillColumns:
 
 
 @dataclass(frozen=True, slots=True)
-class MarkColumns:
-    """The newest market of some instruments; `NO_PRICE` and -1 where nothing is known."""
+class FillOutcome:
+    """What became of each fill of a batch.
 
-    instrument_id: StringColumn
-    price_scale: NDArray[np.int64]
-    last: NDArray[np.int64]
-    last_ms: NDArray[np.int64]
-    twice_mid: NDArray[np.int64]
-    quote_ms: NDArray[np.int64]
+    A `repeated`, `rejected` (its value does not fit 64 bits) or `foreign` one (its scales are not
+    its instrument's) changed nothing; the last two are dead letters. `position` is where it went
+    (-1 for a foreign one), `multiplier` that of its instrument.
+    """
+
+    repeated: NDArray[np.bool_]
+    rejected: NDArray[np.bool_]
+    foreign: NDArray[np.bool_]
+    position: NDArray[np.int32]
+    multiplier: NDArray[np.int64]
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Return which fills changed a position."""
+        return ~(self.repeated | self.rejected | self.foreign)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +127,8 @@ class Evaluation:
     average_price: NDArray[np.float64]
     mark: NDArray[np.float64]
     mark_ms: NDArray[np.int64]
+    stale: NDArray[np.bool_]
+    """Which positions are open at a price that is old."""
     fifo_realised: NDArray[np.int64]
     fifo_unrealised: NDArray[np.int64]
     component_var: NDArray[np.float64]
@@ -126,7 +144,9 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Described:
+class Described:
+    """Terms and FX rates of each instrument; `rates` are 0 where unknown."""
+
     terms: list[Instrument]
     rates: NDArray[np.int64]
     multiplier: NDArray[np.int64]
@@ -163,7 +183,7 @@ class RiskEngine:
         self.sequence = 0
         self.measured = np.empty(0)  # the marks of the last evaluation
         self.dirty = False
-        self._terms_cache: _Described | None = None
+        self._terms_cache: Described | None = None
         self._shocks_cache: _Shocks | None = None
         self._groups_cache: tuple[NDArray[np.int32], Grouping] | None = None
 
@@ -194,8 +214,8 @@ class RiskEngine:
         self.dirty |= taken
         return taken
 
-    def add_fills(self, fills: FillColumns) -> tuple[AppliedFills, NDArray[np.bool_]]:
-        """Add fills in order and return what became of them, and which have a foreign scale.
+    def add_fills(self, fills: FillColumns) -> FillOutcome:
+        """Add fills in order and return what became of them.
 
         A fill whose price or quantity scale differs from the first one seen for its instrument is
         not applied: its integers mean something else.
@@ -218,42 +238,47 @@ class RiskEngine:
         for place in np.argsort(first).tolist():
             key = tuple(distinct[place].tolist())
             positions[place] = self.keys.setdefault(key, len(self.keys))
-        multiplier = self._described().multiplier
+        position = np.full(len(fills), -1, np.int32)
+        position[~foreign] = positions[inverse.ravel()]
+        multiplier = self.described().multiplier[instrument]
         applied = self.book.apply(
-            positions[inverse.ravel()],
+            position[~foreign],
             fills.quantity[~foreign],
             fills.price[~foreign],
-            multiplier[keys[:, 3]],
+            multiplier[~foreign],
             fills.fee[~foreign],
-            _take(fills.fill_id, ~foreign),
+            text_rows(fills.fill_id, ~foreign),
         )
         if len(applied.changed):
             self.dirty = True
         self._advance(fills.event_time_ms[~foreign])
-        fresh, rejected = np.zeros(len(fills), np.bool_), np.zeros(len(fills), np.bool_)
-        fresh[~foreign], rejected[~foreign] = applied.fresh, applied.rejected
-        return AppliedFills(fresh, rejected, applied.changed), foreign
+        repeated, rejected = np.zeros(len(fills), np.bool_), np.zeros(len(fills), np.bool_)
+        repeated[~foreign], rejected[~foreign] = ~applied.fresh, applied.rejected
+        return FillOutcome(repeated, rejected, foreign, position, multiplier)
 
-    def put_marks(self, marks: MarkColumns) -> None:
-        """Take the newest market of instruments; of repeated ones the last row counts."""
+    def put_marks(self, marks: MarkColumns) -> tuple[NDArray[np.int32], MarkColumns]:
+        """Take prices of instruments, the newest by event time.
+
+        Returns:
+            the rows that could be read, those of a foreign scale left out, and their instruments.
+        """
         instrument = self.instruments.codes(marks.instrument_id)
         self._grow()
         known = ~self._foreign(
             instrument,
             np.stack([marks.price_scale, np.full(len(instrument), _UNKNOWN_SCALE)], axis=1),
         )
-        rows = instrument[known]
-        self.marks[rows] = np.stack(
-            [marks.last, marks.last_ms, marks.twice_mid, marks.quote_ms], axis=1
-        )[known]
-        self._advance(marks.last_ms[known])
-        self._advance(marks.quote_ms[known])
+        instrument, marks = instrument[known], marks.take(known)
+        put_newest(self.marks, instrument, marks)
+        self._advance(marks.last_ms)
+        self._advance(marks.quote_ms)
+        return instrument, marks
 
     def is_material(self) -> bool:
         """Return whether anything moved enough since the last evaluation to measure again."""
         if self.dirty:
             return True
-        price, _ = self._prices()
+        price, _ = mark_prices(self.marks, self.config.mark_at)
         before = np.full(len(price), np.nan)
         before[: len(self.measured)] = self.measured
         known = np.isfinite(price)
@@ -264,21 +289,22 @@ class RiskEngine:
 
     def evaluate(self) -> Evaluation | None:
         """Measure everything on the newest state; None while there is no position."""
-        price, mark_ms = self._prices()
+        price, mark_ms = mark_prices(self.marks, self.config.mark_at)
         self.measured, self.dirty = price, False
         if len(self.book) == 0:
             return None
-        described = self._described()
-        keys, grouping = self._grouped()
+        described = self.described()
+        keys, grouping = self.grouped()
         firm, desk, account, instrument = (keys[:, column] for column in range(4))
         rows = self.book.rows()
         known = (np.isfinite(price) & (described.rates > 0))[instrument]
         multiplier = described.multiplier[instrument]
         rate = np.maximum(described.rates, 1)[instrument]
         scale = self.scales[instrument].sum(axis=1)
-        doubled, fits = _doubled_value(rows.quantity, self._twice_price()[instrument], multiplier)
+        twice = twice_price(self.marks, self.config.mark_at)[instrument]
+        value, fits = values_in_base(rows.quantity, twice, multiplier, scale, rate)
         priced = (known & fits) | (rows.quantity == 0)
-        value = _half_to_base(np.where(priced, doubled, 0), scale, rate)
+        value = np.where(priced, value, 0)
         cost, realised, fifo_cost, fifo_realised, fees = (
             to_base(column, scale, rate)
             for column in (
@@ -303,7 +329,7 @@ class RiskEngine:
         groups, component = measure_groups(
             grouping,
             positions,
-            self._market(described, spot),
+            self.market(described, spot, self.event_time_ms),
             self.config.levels,
             self.config.methods,
         )
@@ -321,6 +347,9 @@ class RiskEngine:
             np.divide(paid, held, out=np.full(len(held), np.nan), where=held != 0),
             spot[instrument],
             mark_ms[instrument],
+            priced
+            & (rows.quantity != 0)
+            & (self.event_time_ms - mark_ms[instrument] > self.config.stale_ms),
             fifo_realised,
             np.where(priced, value - fifo_cost, 0),
             component[0],
@@ -338,11 +367,12 @@ class RiskEngine:
         self._terms_cache = self._shocks_cache = None
         self.dirty = True
 
-    def _described(self) -> _Described:
+    def described(self) -> Described:
+        """Return the terms of every instrument, at the newest FX rates."""
         count = len(self.instruments)
         if self._terms_cache is None or len(self._terms_cache.terms) != count:
             terms = [self.terms.get(name) or Instrument(name) for name in self.instruments.texts]
-            self._terms_cache = _Described(
+            self._terms_cache = Described(
                 terms,
                 self.fx.rates([item.currency for item in terms]),
                 np.array([item.multiplier for item in terms], np.int64),
@@ -353,7 +383,8 @@ class RiskEngine:
             self._shocks_cache = None
         return self._terms_cache
 
-    def _grouped(self) -> tuple[NDArray[np.int32], Grouping]:
+    def grouped(self) -> tuple[NDArray[np.int32], Grouping]:
+        """Return firm, desk, account and instrument of each position, and their groups."""
         # Positions are only ever added, so their number says whether the groups still hold.
         if self._groups_cache is None or len(self._groups_cache[0]) != len(self.book):
             keys = np.array(list(self.keys), np.int32)[: len(self.book)]
@@ -369,8 +400,9 @@ class RiskEngine:
             )
         return self._groups_cache
 
-    def _market(self, described: _Described, spot: NDArray[np.float64]) -> Market:
-        terms, now_ms = described.terms, self.event_time_ms
+    def market(self, described: Described, spot: NDArray[np.float64], now_ms: int) -> Market:
+        """Return scenarios and prices for these terms, rates and prices, options as of `now_ms`."""
+        terms = described.terms
         if self._shocks_cache is None:
             self._shocks_cache = self._make_shocks(described)
         found = self._shocks_cache
@@ -392,7 +424,7 @@ class RiskEngine:
             found.kit,
         )
 
-    def _make_shocks(self, described: _Described) -> _Shocks:
+    def _make_shocks(self, described: Described) -> _Shocks:
         names, kinds = self.instruments.texts, [one.kind for one in described.terms]
         shocks, history, _ = self.scenarios.matrix(names, kinds)
         kit = MethodKit.of(history, self.config.simulated) if history >= 2 else None
@@ -407,7 +439,7 @@ class RiskEngine:
         )
 
     def _greeks(
-        self, described: _Described, spot: NDArray[np.float64], positions: PositionMoney
+        self, described: Described, spot: NDArray[np.float64], positions: PositionMoney
     ) -> UnitGreeks:
         unit = unit_greeks(described.terms, described.options, spot, self.event_time_ms)
         fx = described.rates / 10.0**RATE_SCALE * described.multiplier
@@ -449,21 +481,6 @@ class RiskEngine:
             )
         ]
 
-    def _prices(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        twice = self._twice_price()
-        price = np.where(twice == NO_PRICE, np.nan, twice / 2.0)
-        return price, np.where(self._uses_mid(), self.marks[:, 3], self.marks[:, 1])
-
-    def _uses_mid(self) -> NDArray[np.bool_]:
-        quoted, traded = self.marks[:, 2] != NO_PRICE, self.marks[:, 0] != NO_PRICE
-        result: NDArray[np.bool_] = quoted if self.config.mark_at == "mid" else quoted & ~traded
-        return result
-
-    def _twice_price(self) -> NDArray[np.int64]:
-        last = self.marks[:, 0]
-        doubled = np.where(last == NO_PRICE, NO_PRICE, 2 * np.where(last == NO_PRICE, 0, last))
-        return np.where(self._uses_mid(), self.marks[:, 2], doubled)
-
     def _advance(self, times: NDArray[np.int64]) -> None:
         if len(times):
             self.event_time_ms = max(self.event_time_ms, int(times.max()))
@@ -472,7 +489,7 @@ class RiskEngine:
         added = len(self.instruments) - len(self.scales)
         if added > 0:
             self.scales = np.concatenate([self.scales, np.full((added, 2), _UNKNOWN_SCALE)])
-            blank = np.tile(np.array([NO_PRICE, -1, NO_PRICE, -1]), (added, 1))
+            blank = np.tile(np.array(BLANK_MARK), (added, 1))
             self.marks = np.concatenate([self.marks, blank])
 
     def _foreign(
@@ -489,27 +506,3 @@ class RiskEngine:
             (scales != expected) & (scales != _UNKNOWN_SCALE), axis=1
         )
         return foreign
-
-
-def _doubled_value(
-    quantity: NDArray[np.int64], twice_price: NDArray[np.int64], multiplier: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    price = np.where(twice_price == NO_PRICE, 0, twice_price)
-    rough = np.abs(quantity.astype(np.float64) * price * multiplier)
-    fits = rough < 9e18
-    return np.where(fits, quantity, 0) * price * multiplier, fits
-
-
-def _half_to_base(
-    doubled: NDArray[np.int64], scale: NDArray[np.int64], rate: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    # Five times a doubled value with one decimal place more is the value: no rounding before
-    # `to_base`.
-    fits = np.abs(doubled) < 1_800_000_000_000_000_000
-    exact = to_base(np.where(fits, doubled, 0) * 5, scale + 1, rate)
-    rough = to_base(np.where(fits, 0, doubled // 2), scale, rate)
-    return np.where(fits, exact, rough)
-
-
-def _take(column: StringColumn, rows: NDArray[np.bool_]) -> StringColumn:
-    return StringColumn(column.data, column.starts[rows], column.lengths[rows])

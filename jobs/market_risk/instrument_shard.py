@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.market_risk.bars import BarBuilder, BarRows
-from jobs.market_risk.engine import MarkColumns
 from jobs.market_risk.engine_state import pack_parts, unpack_parts
 from jobs.market_risk.intake import Part
 from jobs.market_risk.market import NO_PRICE, MarketEvents, MarketState
 from jobs.market_risk.names import Names
+from jobs.market_risk.prices import MarkColumns
 from schemas.columns import StringColumn
 from schemas.errors import ConfigurationError
 
@@ -96,16 +96,20 @@ class InstrumentShard:
             rows, instrument, events, bars, foreign, np.unique(instrument).astype(np.int64)
         )
 
-    def marks(self, instruments: NDArray[np.int64]) -> MarkColumns:
-        """Return the newest market of the instruments, as the second stage takes it."""
-        marks = self.market.marks(instruments)
+    def marks(self, update: ShardUpdate) -> MarkColumns:
+        """Return the prices that an update is news of, as the second stage takes them.
+
+        First those of days that it is past, then the newest of every instrument that changed.
+        """
+        newest, ended = self.market.marks(update.changed), update.events.ended
+        instruments = np.concatenate([ended.instrument, update.changed])
         return MarkColumns(
             self.names.column(instruments),
             self.scales[instruments, 0],
-            marks.last,
-            marks.last_ms,
-            marks.twice_mid,
-            marks.quote_ms,
+            np.concatenate([ended.last, newest.last]),
+            np.concatenate([ended.last_ms, newest.last_ms]),
+            np.concatenate([ended.twice_mid, newest.twice_mid]),
+            np.concatenate([ended.quote_ms, newest.quote_ms]),
         )
 
     def snapshot(self) -> bytes:

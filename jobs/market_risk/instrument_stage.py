@@ -17,7 +17,14 @@ from connectors.frames import kafka_packet, route_frames, shard_of, write_frame
 from jobs.market_risk.alerts import Origin, market_alert
 from jobs.market_risk.instrument_shard import InstrumentShard, ShardUpdate, pack_marks
 from jobs.market_risk.intake import MARKS_TOPIC, MarketBatch, Refusal, Topic, describe
-from jobs.market_risk.market import CROSSED, MARKET_FLAGS, NO_PRICE, PRICE_JUMP, VOLUME_SPIKE
+from jobs.market_risk.market import (
+    CROSSED,
+    MARKET_FLAGS,
+    NO_PRICE,
+    PRICE_JUMP,
+    STALE_BEGINS,
+    VOLUME_SPIKE,
+)
 from jobs.market_risk.parts import now_ms
 from jobs.market_risk.replay_log import ReplayLog
 from jobs.market_risk.tables import Table, packed_rows
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["InstrumentStage"]
 
 _PACKET: Final = struct.Struct("<BBHII")
-_ALERTING: Final = PRICE_JUMP | VOLUME_SPIKE | CROSSED
+_ALERTING: Final = PRICE_JUMP | VOLUME_SPIKE | CROSSED | STALE_BEGINS
 # A feed gone mad raises an alert for every record; a person needs the first ones.
 _MAX_ALERTS: Final = 20
 
@@ -62,20 +69,16 @@ class InstrumentStage:
             self._shards[shard] = self._open_shard(state)
         unit, log = self._shards[shard]
         read = self._intake.read(batch)
-        packets: list[bytes] = []
-        frames: list[bytes] = []
-        moved = False
-        # What a day ended with goes on before what the next one begins with.
-        for rows in read.days():
-            update = self._apply(unit, read, rows)
-            packets += [self._onward(read, rows, shard), self._marks(unit, update)]
-            packets.append(self._bar_rows(unit, update.bars))
-            packets.append(self._mark_rows(unit, update, read))
-            frames += self._market_alerts(unit, update, read)
-            moved |= bool(len(update.rows))
-        if moved:
+        update = self._apply(unit, read)
+        if len(update.rows):
             log.append(batch, unit.snapshot)
-        packets.append(kafka_packet([*frames, *self._letters(read)]))
+        packets = [
+            self._onward(read, shard),
+            self._marks(unit, update),
+            self._bar_rows(unit, update.bars),
+            self._mark_rows(unit, update, read),
+            kafka_packet([*self._market_alerts(unit, update, read), *self._letters(read)]),
+        ]
         self._metrics.count("events_in", len(read))
         self._metrics.count("batches")
         self._metrics.gauge("batch_size", len(read))
@@ -91,23 +94,18 @@ class InstrumentStage:
             else InstrumentShard.restore(self._config, snapshot)
         )
         for batch in log.batches():
-            read = self._intake.read(batch)
-            for rows in read.days():
-                self._apply(unit, read, rows)
+            self._apply(unit, self._intake.read(batch))
         return unit, log
 
-    def _apply(self, unit: InstrumentShard, read: MarketBatch, rows: range) -> ShardUpdate:
-        parts = read.parts
-        update = unit.update(parts[Topic.TICK].within(rows), parts[Topic.QUOTE].within(rows))
+    def _apply(self, unit: InstrumentShard, read: MarketBatch) -> ShardUpdate:
+        update = unit.update(read.parts[Topic.TICK], read.parts[Topic.QUOTE])
         read.refuse(update.foreign, Refusal.BAD_SCALE)
         return update
 
-    def _onward(self, read: MarketBatch, rows: range, shard: int) -> bytes:
-        fills = read.parts[Topic.FILL].within(rows)
+    def _onward(self, read: MarketBatch, shard: int) -> bytes:
+        fills = read.parts[Topic.FILL]
         targets = np.full(len(read), shard, np.int32)
-        keep = np.zeros(len(read), np.bool_)
-        topic = read.topic[rows.start : rows.stop]
-        keep[rows.start : rows.stop] = (topic >= Topic.INSTRUMENT) & (topic < Topic.MARKS)
+        keep = (read.topic >= Topic.INSTRUMENT) & (read.topic < Topic.MARKS)
         if len(fills):
             targets[fills.rows] = shard_of(fills.text("firm_id"), self._shard_count)
             keep[fills.rows] = True
@@ -116,7 +114,7 @@ class InstrumentStage:
     def _marks(self, unit: InstrumentShard, update: ShardUpdate) -> bytes:
         if not len(update.changed):
             return b""
-        payload = pack_marks(unit.marks(update.changed))
+        payload = pack_marks(unit.marks(update))
         frame = write_frame(MARKS_TOPIC, b"", payload)
         return b"".join(
             _PACKET.pack(0, 0, 0, target, len(frame)) + frame for target in range(self._shard_count)
@@ -217,6 +215,8 @@ class InstrumentStage:
         elif bit == VOLUME_SPIKE:
             value = float(events.size[place]) / 10.0 ** int(unit.scales[code, 1])
             threshold = self._config.spike_multiple
+        elif bit == STALE_BEGINS:
+            value, threshold = events.quote_age_ms[place] / 1000, self._config.stale_ms / 1000
         alert = market_alert(
             name,
             unit.names.texts[code],

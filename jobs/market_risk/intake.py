@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from connectors.frames import FrameBatch, topic_index
 from connectors.source_time import source_time_ms
-from jobs.market_risk.daily import day_starts
+from jobs.market_risk.names import text_rows
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.decoder import ColumnarDecoder
 from schemas.reasons import Reason
@@ -49,7 +48,8 @@ class Topic(IntEnum):
     LIMIT = 4
     SCENARIO = 5
     FX_RATE = 6
-    MARKS = 7
+    CONTROL = 7
+    MARKS = 8
 
 
 class Refusal(IntEnum):
@@ -65,6 +65,7 @@ class Refusal(IntEnum):
     AMOUNT_OVERFLOW = 127
     UNKNOWN_TOPIC = 128
     BAD_REFERENCE = 129
+    BAD_CONTROL = 130
 
     @property
     def code(self) -> str:
@@ -83,6 +84,7 @@ _TEXTS: Final[Mapping[Refusal, str]] = {
     Refusal.AMOUNT_OVERFLOW: "Quantity times price does not fit 64 bits at these scales.",
     Refusal.UNKNOWN_TOPIC: "The record comes from a topic this job does not read.",
     Refusal.BAD_REFERENCE: "The reference record could not be used.",
+    Refusal.BAD_CONTROL: "The control record could not be read.",
 }
 
 
@@ -146,18 +148,6 @@ class MarketBatch:
     def __len__(self) -> int:
         return len(self.topic)
 
-    def days(self) -> list[range]:
-        """Return the batch in stretches, cut where a sound event begins a later UTC day.
-
-        An event of an earlier day stays where it came. A batch within a day is one stretch.
-        """
-        parts = [self.parts[kind] for kind in (Topic.TICK, Topic.QUOTE, Topic.FILL)]
-        rows = np.concatenate([part.rows for part in parts])
-        times = np.concatenate([part.integers("event_time_ms") for part in parts])
-        # The batch begins with its first event, which is no cut.
-        cuts = [row for row, _ in day_starts(rows, times, -1)[1:]]
-        return [range(low, high) for low, high in pairwise([0, *cuts, len(self)])]
-
     def refuse(self, rows: NDArray[np.intp], why: Refusal) -> None:
         """Mark rows that a later check refused."""
         self.reason[rows] = why
@@ -192,11 +182,11 @@ class MarketIntake:
         published = source_time_ms(frames)
         for kind, decoder in self._decoders.items():
             rows = np.flatnonzero(topic == kind)
-            decoded = decoder.decode(_take(frames.value, rows))
+            decoded = decoder.decode(text_rows(frames.value, rows))
             part = Part(rows, decoded.columns)
             status = decoded.status.copy()
             sound = status == 0
-            for bad, why in self._checks(kind, part, _take(frames.key, rows), published[rows]):
+            for bad, why in self._checks(kind, part, text_rows(frames.key, rows), published[rows]):
                 status[bad & (status == 0)] = why
             reason[rows] = status
             parts[kind] = part if sound.all() and not status.any() else part.take(status == 0)
@@ -242,8 +232,4 @@ def rows_of(column: Column, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Col
     """Return some rows of a column."""
     if isinstance(column, NumberColumn):
         return NumberColumn(column.values[chosen], column.valid[chosen])
-    return StringColumn(column.data, column.starts[chosen], column.lengths[chosen])
-
-
-def _take(column: StringColumn, rows: NDArray[np.intp]) -> StringColumn:
-    return StringColumn(column.data, column.starts[rows], column.lengths[rows])
+    return text_rows(column, chosen)

@@ -11,6 +11,7 @@ price_jump     a trade's log return from the trade before exceeds `jump_sigmas` 
 volume_spike   a trade's size exceeds `spike_multiple` times the EWMA of the sizes before it
 crossed        a quote's bid is above its ask, and was not in the quote before
 stale_quote    a trade's quote is older than `stale_ms`
+stale_price    the same, and the instrument's trade before did not meet a stale quote
 =============  =====================================================================================
 
 The first two need `WARM_UP` trades, so that a new instrument does not cry wolf.
@@ -34,9 +35,11 @@ __all__ = [
     "NO_PRICE",
     "PRICE_JUMP",
     "QUOTES_HELD",
+    "STALE_BEGINS",
     "STALE_QUOTE",
     "VOLUME_SPIKE",
     "WARM_UP",
+    "EndedMarks",
     "MarketEvents",
     "MarketState",
     "Marks",
@@ -48,11 +51,13 @@ PRICE_JUMP: Final = 1
 VOLUME_SPIKE: Final = 2
 CROSSED: Final = 4
 STALE_QUOTE: Final = 8
+STALE_BEGINS: Final = 16
 MARKET_FLAGS: Final = {
     PRICE_JUMP: "price_jump",
     VOLUME_SPIKE: "volume_spike",
     CROSSED: "crossed_market",
     STALE_QUOTE: "stale_quote",
+    STALE_BEGINS: "stale_price",
 }
 """Bits of `MarketEvents.flags` and their names."""
 
@@ -67,6 +72,8 @@ WARM_UP: Final = 30
 
 _DECAY: Final = 0.97
 _SNAPSHOT_VERSION: Final = 1
+
+_DAY_MS: Final = 86_400_000
 
 # Columns of the integer state of one instrument.
 _LAST, _LAST_MS, _BID, _ASK, _QUOTE_MS, _TRADES, _QUOTES = range(7)
@@ -88,6 +95,23 @@ class MarketEvents:
     change: NDArray[np.float64]
     time_ms: NDArray[np.int64]
     size: NDArray[np.int64]
+    ended: EndedMarks
+
+
+@dataclass(frozen=True, slots=True)
+class EndedMarks:
+    """Prices of UTC days that a batch is past, which the newest market no longer shows.
+
+    One row for each: the last trade or quote before the first of a later day, and every one that
+    came after a later day had begun. A row has a trade (`last`) or a quote (`twice_mid`); the other
+    is `NO_PRICE` with a time of -1.
+    """
+
+    instrument: NDArray[np.int64]
+    last: NDArray[np.int64]
+    last_ms: NDArray[np.int64]
+    twice_mid: NDArray[np.int64]
+    quote_ms: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +184,8 @@ class MarketState:
         out = np.empty((count, 3), np.int64)
         flags = np.zeros(count, np.uint8)
         change = np.zeros(count)
-        _read(
+        ended = np.empty((count, 5), np.int64)
+        endings = _read(
             self._settings,
             self._whole,
             self._real,
@@ -173,6 +198,7 @@ class MarketState:
             out,
             flags,
             change,
+            ended,
         )
         return MarketEvents(
             out[:, 0],
@@ -182,14 +208,14 @@ class MarketState:
             change,
             np.array(time_ms, np.int64),
             np.where(is_quote, 0, second),
+            _ended_marks(ended[:endings]),
         )
 
     def marks(self, instruments: NDArray[np.int64]) -> Marks:
         """Return the market of the chosen instruments now."""
         state = self._whole[instruments]
         bid, ask = state[:, _BID], state[:, _ASK]
-        sound = (bid != NO_PRICE) & (ask != NO_PRICE) & (bid <= ask)
-        twice = np.where(sound, np.where(sound, bid, 0) + np.where(sound, ask, 0), NO_PRICE)
+        twice = _twice_mid(bid, ask)
         return Marks(state[:, _LAST], state[:, _LAST_MS], bid, ask, state[:, _QUOTE_MS], twice)
 
     def volatility(self, instruments: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -260,9 +286,44 @@ def warm() -> None:
     MarketState().update(np.zeros(1, np.bool_), np.zeros(1, np.int32), one, one, one)
 
 
+def _twice_mid(bid: NDArray[np.int64], ask: NDArray[np.int64]) -> NDArray[np.int64]:
+    sound = (bid != NO_PRICE) & (ask != NO_PRICE) & (bid <= ask)
+    return np.where(sound, np.where(sound, bid, 0) + np.where(sound, ask, 0), NO_PRICE)
+
+
+def _ended_marks(rows: NDArray[np.int64]) -> EndedMarks:
+    instrument, quoted, first, second, time_ms = rows.T
+    is_quote = quoted == 1
+    return EndedMarks(
+        instrument,
+        np.where(is_quote, NO_PRICE, first),
+        np.where(is_quote, -1, time_ms),
+        np.where(is_quote, _twice_mid(first, second), NO_PRICE),
+        np.where(is_quote, time_ms, -1),
+    )
+
+
 @nb.njit(
-    "void(f8[::1], i8[:,::1], f8[:,::1], i8[:,:,::1], b1[::1], i4[::1], i8[::1], i8[::1], i8[::1],"
-    " i8[:,::1], u1[::1], f8[::1])",
+    "void(i8[:,::1], i8, i8, i8, i8, i8, i8)",
+    cache=True,
+    nogil=True,
+)
+def _end(
+    ended: NDArray[np.int64],
+    place: int,
+    instrument: int,
+    quoted: int,
+    first: int,
+    second: int,
+    time: int,
+) -> None:
+    row = ended[place]
+    row[0], row[1], row[2], row[3], row[4] = instrument, quoted, first, second, time
+
+
+@nb.njit(
+    "i8(f8[::1], i8[:,::1], f8[:,::1], i8[:,:,::1], b1[::1], i4[::1], i8[::1], i8[::1], i8[::1],"
+    " i8[:,::1], u1[::1], f8[::1], i8[:,::1])",
     cache=True,
     nogil=True,
 )
@@ -279,7 +340,9 @@ def _read(
     out: NDArray[np.int64],
     flags: NDArray[np.uint8],
     changes: NDArray[np.float64],
-) -> None:
+    ended: NDArray[np.int64],
+) -> int:
+    endings = 0
     for index in range(len(instruments)):
         state = whole[instruments[index]]
         averages = real[instruments[index]]
@@ -295,7 +358,14 @@ def _read(
             was_crossed = held_bid != NO_PRICE and held_ask != NO_PRICE and held_bid > held_ask
             if bid != NO_PRICE and ask != NO_PRICE and bid > ask and not was_crossed:
                 flag |= CROSSED
-            if time >= state[_QUOTE_MS]:
+            day, held_ms = time // _DAY_MS, state[_QUOTE_MS]
+            if held_ms >= 0 and day > held_ms // _DAY_MS:
+                _end(ended, endings, instruments[index], 1, held_bid, held_ask, held_ms)
+                endings += 1
+            elif day < held_ms // _DAY_MS:
+                _end(ended, endings, instruments[index], 1, bid, ask, time)
+                endings += 1
+            if time >= held_ms:
                 state[_QUOTE_MS], state[_BID], state[_ASK] = time, bid, ask
             out[index, 0], out[index, 1], out[index, 2] = bid, ask, 0
             flags[index] = flag
@@ -312,6 +382,8 @@ def _read(
             out[index, 2] = time - quotes[best, 0]
             if float(out[index, 2]) > settings[0]:
                 flag |= STALE_QUOTE
+                if float(state[_LAST_MS] - quotes[best, 0]) <= settings[0]:
+                    flag |= STALE_BEGINS
         else:
             out[index, 0], out[index, 1], out[index, 2] = NO_PRICE, NO_PRICE, -1
         before = state[_LAST]
@@ -329,6 +401,14 @@ def _read(
         else:
             averages[1] = _DECAY * averages[1] + (1.0 - _DECAY) * size
         state[_TRADES] += 1
-        if time >= state[_LAST_MS]:
+        day, held_ms = time // _DAY_MS, state[_LAST_MS]
+        if held_ms >= 0 and day > held_ms // _DAY_MS:
+            _end(ended, endings, instruments[index], 0, before, 0, held_ms)
+            endings += 1
+        elif day < held_ms // _DAY_MS:
+            _end(ended, endings, instruments[index], 0, price, 0, time)
+            endings += 1
+        if time >= held_ms:
             state[_LAST], state[_LAST_MS] = price, time
         flags[index] = flag
+    return endings

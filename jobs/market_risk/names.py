@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 from schemas.columns import StringColumn
 from schemas.strings import hash64
 
-__all__ = ["Names"]
+__all__ = ["Names", "text_rows"]
+
+
+def text_rows(column: StringColumn, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> StringColumn:
+    """Return some rows of a column of texts."""
+    return StringColumn(column.data, column.starts[chosen], column.lengths[chosen])
 
 
 class Names:

@@ -10,13 +10,12 @@ from connectors import frames, row_binary, source_time
 from connectors.settings import Settings
 from jobs.dead_letters import DeadLetterWriter
 from jobs.market_risk import bars, exposure, market, positions, scaling
-from jobs.market_risk.breach import BREACH_FEATURES
 from jobs.market_risk.engine import EngineConfig
 from jobs.market_risk.instrument_shard import ShardConfig
 from jobs.market_risk.intake import MarketIntake, Topic
-from models.gate import admit
+from jobs.market_risk.live import LiveRows
 from models.registry import Registry
-from models.session import LoadedModel
+from models.scorer import ModelCache
 from schemas.avro import RecordDecoder, RecordEncoder
 from schemas.columns import StringColumn
 from schemas.contract import contract
@@ -25,7 +24,13 @@ from schemas.reasons import Limits
 from schemas.registry import SchemaRegistry, open_registry, value_subject
 from schemas.strings import equal_rows, hash64
 
-__all__ = ["REFERENCE_TOPICS", "STREAM_TOPICS", "MarketParts", "now_ms"]
+__all__ = ["CONTROL_TOPIC", "JOB", "REFERENCE_TOPICS", "STREAM_TOPICS", "MarketParts", "now_ms"]
+
+JOB: Final = "market_risk"
+"""Name of the job, also in orders about its model."""
+
+CONTROL_TOPIC: Final = "market_control"
+"""Settings field of the topic of orders to this job."""
 
 STREAM_TOPICS: Final = {"ticks": "tick", "quotes": "quote", "fills": "fill"}
 """Settings field of each stream's topic, and its contract."""
@@ -66,7 +71,8 @@ class MarketParts:
         ]
         for decoder in decoders:
             decoder.warm()
-        names = [topics.name(field) for field in (*STREAM_TOPICS, *REFERENCE_TOPICS)]
+        fields = (*STREAM_TOPICS, *REFERENCE_TOPICS, CONTROL_TOPIC)
+        names = [topics.name(field) for field in fields]
         return MarketIntake(decoders, names, fraud.max_future_ms)
 
     def reference_decoders(self) -> dict[Topic, RecordDecoder]:
@@ -88,11 +94,17 @@ class MarketParts:
         """Make the writer of a stage's dead letters."""
         return DeadLetterWriter(
             topic=self.settings.kafka.topics.name("market_dead_letters"),
-            job="market_risk",
+            job=JOB,
             stage=stage,
             encoder=self.encoder("market_dead_letters", "dead_letter"),
             now_ms=now_ms,
         )
+
+    def live_rows(self) -> LiveRows | None:
+        """Make the writer of rows for live pages; None where the settings want none."""
+        if not self.settings.market_risk.live:
+            return None
+        return LiveRows(self.settings.kafka.topics.name("live"))
 
     def shard_config(self) -> ShardConfig:
         """Return the settings of the first stage."""
@@ -116,24 +128,31 @@ class MarketParts:
             chosen.material_move,
             chosen.equity_minor / 100,
             chosen.retained_fill_ids,
+            chosen.stale_ms,
             chosen.var_methods,
             chosen.monte_carlo_scenarios,
         )
 
-    def breach_model(self) -> LoadedModel | None:
-        """Load the breach model through the gate; None where the settings name none.
+    def models(self) -> ModelCache:
+        """Make the cache of models that passed the gate."""
+        models = self.settings.models
+        return ModelCache(Registry(models.registry), models.latency_budget_us, time.perf_counter_ns)
+
+    def breach_champion(self) -> str:
+        """Return the breach model that scores where no order was given, empty for none.
+
+        It is what was last asked for through the registry, else what the settings name.
 
         Raises:
-            ModelRefusedError: when it is not what its manifest says, or too slow.
             ModelNotFoundError: when the registry has no such model.
         """
         name = self.settings.market_risk.breach_model
-        if not name:
-            return None
         registry = Registry(self.settings.models.registry)
-        manifest, data = registry.load(registry.resolve(name))
-        budget = self.settings.models.latency_budget_us
-        return admit(manifest, data, BREACH_FEATURES, budget, time.perf_counter_ns)
+        return registry.champion(JOB, registry.resolve(name) if name else "")
+
+    def control_decoder(self) -> RecordDecoder:
+        """Make the reader of control records."""
+        return RecordDecoder(self.registry(), contract("control"))
 
     def warm(self) -> None:
         """Compile kernels or load them from numba's cache, so that no event waits for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from jobs.market_risk.limits import Limit, Status
     from jobs.market_risk.revaluation import UnitGreeks
 
-__all__ = ["EvaluationRows", "fill_rows", "forecast_rows"]
+__all__ = ["EvaluationRows", "WrittenRows", "fill_rows", "forecast_rows"]
 
 _BUCKET_MS: Final = 1_000
 _BASE: Final = 10.0**BASE_SCALE
@@ -96,6 +97,15 @@ def forecast_rows(days: Sequence[DayResult], stamp: int) -> bytes:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenRows:
+    """Packets of an evaluation, and the positions and groups that they have rows of."""
+
+    packets: bytes
+    positions: NDArray[np.intp]
+    groups: NDArray[np.intp]
+
+
 class EvaluationRows:
     """Makes the packets of positions, measures, VaR, stress and limits, of what changed only.
 
@@ -111,24 +121,31 @@ class EvaluationRows:
         engine: RiskEngine,
         found: Evaluation | None,
         breach_chances: NDArray[np.float64],
+        breach_model: str,
         stamp: int,
-    ) -> bytes:
-        """Return the packets of an evaluation; none, no bytes.
+    ) -> WrittenRows:
+        """Return the packets of an evaluation and which rows are in them; none, no bytes.
 
         Args:
             engine: that was evaluated.
             found: what it found.
             breach_chances: of each limit, in order of firm and limit id; empty for unknown.
+            breach_model: the version that they are from.
             stamp: wall clock, ms.
         """
         if found is None:
-            return b""
+            nothing = np.empty(0, np.intp)
+            return WrittenRows(b"", nothing, nothing)
         money, groups = found.positions, found.groups
         positions = self._changed(
             "positions",
             None,
-            [money.quantity, money.value, money.realised, money.unrealised, money.fees],
+            [
+                *(money.quantity, money.value, money.realised, money.unrealised, money.fees),
+                found.stale,
+            ],
         )
+        stale = found.grouping.total(found.stale.astype(np.int64))
         measured = self._changed(
             "measures",
             # Groups are numbered anew when a position is opened.
@@ -139,16 +156,16 @@ class EvaluationRows:
                 groups.realised,
                 groups.unrealised,
                 groups.fees,
+                stale,
                 *groups.var,
             ],
         )
-        return b"".join(
-            [
-                _positions(engine, found, stamp, positions),
-                _measures(engine, found, stamp, measured),
-                self._limits(engine, found, breach_chances, stamp),
-            ]
-        )
+        packets = [
+            _positions(engine, found, stamp, positions),
+            _measures(engine, found, stale, stamp, measured),
+            self._limits(engine, found, breach_chances, breach_model, stamp),
+        ]
+        return WrittenRows(b"".join(packets), positions, measured)
 
     def _changed(
         self, name: str, version: object, columns: Sequence[NDArray[np.generic]]
@@ -167,10 +184,11 @@ class EvaluationRows:
         engine: RiskEngine,
         found: Evaluation,
         chances: NDArray[np.float64],
+        model: str,
         stamp: int,
     ) -> bytes:
         rows = [(firm, *row) for firm, book in sorted(engine.limits.items()) for row in book.rows()]
-        names = tuple((row[0], row[1].limit_id, row[1].revision) for row in rows)
+        names = (model, *((row[0], row[1].limit_id, row[1].revision) for row in rows))
         held = self._written.get("limits", ((), np.empty(0)))[0]
         values = np.array([[row[3], int(row[2]), row[4]] for row in rows], np.float64).reshape(
             -1, 3
@@ -183,7 +201,8 @@ class EvaluationRows:
             # An unknown chance is no change from an unknown one.
             [*(values[:, k] for k in range(3)), np.nan_to_num(chances, nan=-1.0)],
         )
-        return _limits([rows[place] for place in changed.tolist()], chances[changed], found, stamp)
+        chosen = [rows[place] for place in changed.tolist()]
+        return _limits(chosen, chances[changed], model, found, stamp)
 
 
 def _positions(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[np.intp]) -> bytes:
@@ -210,6 +229,7 @@ def _positions(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[
             "marginal_var": _marginal(found, rows),
             **_greeks(found.greeks, rows),
             "priced": money.priced[rows],
+            "stale": found.stale[rows],
             "event_time_ms": found.event_time_ms,
             "sequence": found.sequence,
             "evaluated_at_ms": stamp,
@@ -218,7 +238,13 @@ def _positions(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[
     )
 
 
-def _measures(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[np.intp]) -> bytes:
+def _measures(
+    engine: RiskEngine,
+    found: Evaluation,
+    stale: NDArray[np.int64],
+    stamp: int,
+    rows: NDArray[np.intp],
+) -> bytes:
     groups, names = found.groups, found.grouping.names
     bucket = found.event_time_ms // _BUCKET_MS * _BUCKET_MS
     unknown = np.full(len(names), np.nan)
@@ -243,6 +269,7 @@ def _measures(engine: RiskEngine, found: Evaluation, stamp: int, rows: NDArray[n
                 **_greeks(found.group_greeks, rows),
                 "positions": groups.positions[rows],
                 "unpriced": groups.unpriced[rows],
+                "stale": stale[rows],
                 "sequence": found.sequence,
                 "evaluated_at_ms": stamp,
             },
@@ -315,6 +342,7 @@ def _who(names: Sequence[GroupName], rows: NDArray[np.intp]) -> dict[str, String
 def _limits(
     rows: Sequence[tuple[str, Limit, Status, float, bool]],
     chances: NDArray[np.float64],
+    model: str,
     found: Evaluation,
     stamp: int,
 ) -> bytes:
@@ -332,6 +360,7 @@ def _limits(
             "warning": np.array([limit.warning for limit in limits], np.float64),
             "breach": np.array([limit.breach for limit in limits], np.float64),
             "breach_probability": chances,
+            "breach_model": text([model] * len(rows)),
             "status": np.array([int(row[2]) for row in rows], np.int8),
             "acknowledged": np.array([row[4] for row in rows], np.bool_),
             "event_time_ms": found.event_time_ms,

@@ -6,21 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from jobs.market_risk.daily import DailyBacktest, DayResult, Forecaster, day_starts
-from jobs.market_risk.engine import EngineConfig, Evaluation, FillColumns, MarkColumns, RiskEngine
+from jobs.market_risk.closings import Closings
+from jobs.market_risk.daily import DAY_MS, DailyBacktest, DayResult, Forecaster
+from jobs.market_risk.engine import EngineConfig, Evaluation, FillColumns, FillOutcome, RiskEngine
 from jobs.market_risk.engine_state import (
     pack_parts,
     restore_engine,
     snapshot_engine,
     unpack_parts,
 )
-from jobs.market_risk.exposure import BASE_SCALE
 from jobs.market_risk.intake import Part, Topic
 from jobs.market_risk.limits import Limit
-from jobs.market_risk.measures import GroupMeasures
-from jobs.market_risk.positions import AppliedFills
+from jobs.market_risk.prices import MarkColumns
 from jobs.market_risk.reference import Instrument
 from jobs.market_risk.stress import Scenario
 
@@ -33,59 +31,38 @@ class PortfolioShard:
     def __init__(self, config: EngineConfig) -> None:
         self.engine = RiskEngine(config)
         self.daily = DailyBacktest(_forecasters(config))
+        self.closings = Closings()
 
-    def day_starts(self, fills: Part, marks: Mapping[int, MarkColumns]) -> list[tuple[int, int]]:
-        """Return the rows of a batch that begin a UTC day, and the event time of each.
+    def judge(self) -> list[DayResult]:
+        """Judge the days that ended, or ended otherwise than known; call it after each batch."""
+        return self.daily.put(self.closings.ends(self.engine))
 
-        Args:
-            fills: the batch's fills, rows ascending.
-            marks: the batch's marks by row.
-        """
-        newest = [
-            max(int(one.last_ms.max(initial=-1)), int(one.quote_ms.max(initial=-1)))
-            for one in marks.values()
-        ]
-        rows = np.concatenate([fills.rows, np.fromiter(marks, np.int64, len(marks))])
-        times = np.concatenate([fills.integers("event_time_ms"), np.array(newest, np.int64)])
-        return day_starts(rows, times, self.daily.day)
-
-    def begin(self, event_time_ms: int) -> list[DayResult]:
-        """Judge the day that ended if this event time begins another; call it before the event."""
-        if not self.daily.crosses(event_time_ms):
-            return []
-        measured = self.engine.evaluate()
-        if measured is None:
-            return self.daily.roll(event_time_ms, {}, {})
-        groups, base = measured.groups, 10.0**BASE_SCALE
-        pnl, risk = {}, {}
-        for place, (firm, scope, _) in enumerate(measured.grouping.names):
-            if scope == "firm":
-                total = groups.realised[place] + groups.unrealised[place] - groups.fees[place]
-                pnl[firm] = int(total) / base
-                risk[firm] = self._forecasts(groups, place - measured.grouping.instruments)
-        return self.daily.roll(event_time_ms, pnl, risk)
-
-    def add_fills(self, fills: Part) -> tuple[AppliedFills, NDArray[np.bool_]]:
-        """Add fills in order; return what became of them and which have a foreign scale."""
-        return self.engine.add_fills(
-            FillColumns(
-                fill_id=fills.text("fill_id"),
-                firm_id=fills.text("firm_id"),
-                desk_id=fills.text("desk_id"),
-                account_id=fills.text("account_id"),
-                instrument_id=fills.text("instrument_id"),
-                event_time_ms=fills.integers("event_time_ms"),
-                quantity=fills.integers("quantity"),
-                quantity_scale=fills.integers("quantity_scale"),
-                price=fills.integers("price"),
-                price_scale=fills.integers("price_scale"),
-                fee=fills.integers("fee"),
-            )
+    def add_fills(self, fills: Part) -> FillOutcome:
+        """Add fills in order and return what became of them."""
+        columns = FillColumns(
+            fill_id=fills.text("fill_id"),
+            firm_id=fills.text("firm_id"),
+            desk_id=fills.text("desk_id"),
+            account_id=fills.text("account_id"),
+            instrument_id=fills.text("instrument_id"),
+            event_time_ms=fills.integers("event_time_ms"),
+            quantity=fills.integers("quantity"),
+            quantity_scale=fills.integers("quantity_scale"),
+            price=fills.integers("price"),
+            price_scale=fills.integers("price_scale"),
+            fee=fills.integers("fee"),
         )
+        self.closings.reach(columns.event_time_ms, self.engine)
+        outcome = self.engine.add_fills(columns)
+        self.closings.add_fills(columns, outcome, len(self.engine.keys))
+        return outcome
 
     def put_marks(self, marks: MarkColumns) -> None:
-        """Take the newest market of instruments."""
-        self.engine.put_marks(marks)
+        """Take prices of instruments, in any order of event time."""
+        times = np.concatenate([marks.last_ms, marks.quote_ms])
+        self.closings.reach(times[times >= 0], self.engine)
+        instrument, taken = self.engine.put_marks(marks)
+        self.closings.put_marks(instrument, taken, len(self.engine.instruments))
 
     def learn(self, topic: Topic, record: Mapping[str, Any]) -> None:
         """Take a reference record.
@@ -102,12 +79,9 @@ class PortfolioShard:
                 )
             )
         elif topic is Topic.FX_RATE:
-            self.engine.put_rate(
-                record["currency"],
-                record["base_currency"],
-                record["rate"],
-                record["event_time_ms"],
-            )
+            currency, rate, at_ms = record["currency"], record["rate"], record["event_time_ms"]
+            self.engine.put_rate(currency, record["base_currency"], rate, at_ms)
+            self.closings.put_rate(currency, rate, at_ms)
         else:
             terms = {name: value for name, value in record.items() if name != "firm_id"}
             self.engine.put_limit(record["firm_id"], Limit(**terms))
@@ -118,7 +92,9 @@ class PortfolioShard:
 
     def snapshot(self) -> bytes:
         """Return the whole state; `restore` of it continues to the bit."""
-        return pack_parts([snapshot_engine(self.engine), self.daily.snapshot()])
+        return pack_parts(
+            [snapshot_engine(self.engine), self.daily.snapshot(), self.closings.snapshot()]
+        )
 
     @staticmethod
     def restore(config: EngineConfig, blob: bytes) -> PortfolioShard:
@@ -127,15 +103,17 @@ class PortfolioShard:
         Raises:
             ConfigurationError: if another version wrote the blob.
         """
-        engine, daily = unpack_parts(blob)
+        engine, daily, *closings = unpack_parts(blob)
         shard = PortfolioShard(config)
         shard.engine = restore_engine(config, engine)
         shard.daily = DailyBacktest.restore(_forecasters(config), daily)
+        # A snapshot from before days could change has no closings.
+        shard.closings = (
+            Closings.restore(closings[0])
+            if closings
+            else Closings.after(shard.engine.event_time_ms // DAY_MS)
+        )
         return shard
-
-    def _forecasts(self, groups: GroupMeasures, place: int) -> list[float]:
-        found: list[float] = groups.method_var[:, :, place].ravel().tolist()
-        return found
 
 
 def _forecasters(config: EngineConfig) -> tuple[Forecaster, ...]:

@@ -15,6 +15,7 @@ __all__ = [
     "AmountOverflowError",
     "infer_scale",
     "muldiv",
+    "mulshift",
     "product_fits",
     "to_scaled",
     "unscale",
@@ -23,6 +24,8 @@ __all__ = [
 
 MAX_SCALE: Final = 12
 """Decimal places searched: venues quote up to 8; beyond 12 a float64 of 1,000 has none."""
+
+_WORD_PLACES: Final = 18
 
 _SAFE: Final = (
     9.0e18  # just below 2**63 = 9.22e18, so that a rounding float check errs to the safe side
@@ -83,46 +86,68 @@ def product_fits(a: int, b: int) -> bool:
     return abs(float(a) * float(b)) < 9.0e18
 
 
-@nb.njit("i8(i8, i8, i8)", cache=True, nogil=True, inline="never")
-def muldiv(a: int, b: int, c: int) -> int:
-    """Return `round(a * b / c)` exactly, halves away from zero, without 64-bit overflow inside.
-
-    `c` is positive and the result must fit 64 bits, as it does when `abs(b) <= c`. The product is
-    held in 128 bits as two unsigned words; the division is the schoolbook one, bit by bit, used
-    only when the product does not fit one word.
-    """
-    negative = (a < 0) != (b < 0)
+@nb.njit("UniTuple(u8, 2)(i8, i8, i8)", cache=True, nogil=True, inline="never")
+def _product_over(a: int, b: int, c: int) -> tuple[np.uint64, np.uint64]:
+    # Quotient and remainder of abs(a * b) / c. The product is held in 128 bits as two unsigned
+    # words; the division is the schoolbook one, bit by bit, used only when the product does not fit
+    # one word.
     ua, ub, uc = np.uint64(abs(a)), np.uint64(abs(b)), np.uint64(c)
     if float(abs(a)) * float(abs(b)) < 9.0e18:
         product = ua * ub
         quotient = product // uc
-        remainder = product - quotient * uc
-    else:
-        mask = np.uint64(0xFFFFFFFF)
-        half = np.uint64(32)
-        a_low, a_high, b_low, b_high = ua & mask, ua >> half, ub & mask, ub >> half
-        low = a_low * b_low
-        middle = a_high * b_low + (low >> half)
-        middle_low = (middle & mask) + a_low * b_high
-        high = a_high * b_high + (middle >> half) + (middle_low >> half)
-        low = (middle_low << half) | (low & mask)
-        quotient = np.uint64(0)
-        remainder = np.uint64(0)
-        one = np.uint64(1)
-        for bit in range(127, -1, -1):
-            word = high if bit >= 64 else low
-            remainder = (remainder << one) | ((word >> np.uint64(bit % 64)) & one)
-            quotient = quotient << one
-            if remainder >= uc:
-                remainder -= uc
-                quotient |= one
-    if remainder >= uc - remainder:
+        return quotient, product - quotient * uc
+    mask = np.uint64(0xFFFFFFFF)
+    half = np.uint64(32)
+    a_low, a_high, b_low, b_high = ua & mask, ua >> half, ub & mask, ub >> half
+    low = a_low * b_low
+    middle = a_high * b_low + (low >> half)
+    middle_low = (middle & mask) + a_low * b_high
+    high = a_high * b_high + (middle >> half) + (middle_low >> half)
+    low = (middle_low << half) | (low & mask)
+    quotient = np.uint64(0)
+    remainder = np.uint64(0)
+    one = np.uint64(1)
+    for bit in range(127, -1, -1):
+        word = high if bit >= 64 else low
+        remainder = (remainder << one) | ((word >> np.uint64(bit % 64)) & one)
+        quotient = quotient << one
+        if remainder >= uc:
+            remainder -= uc
+            quotient |= one
+    return quotient, remainder
+
+
+@nb.njit("i8(i8, i8, i8)", cache=True, nogil=True, inline="never")
+def muldiv(a: int, b: int, c: int) -> int:
+    """Return `round(a * b / c)` exactly, halves away from zero, without 64-bit overflow inside.
+
+    `c` is positive and the result must fit 64 bits, as it does when `abs(b) <= c`.
+    """
+    quotient, remainder = _product_over(a, b, c)
+    if remainder >= np.uint64(c) - remainder:
         quotient += np.uint64(1)
     result = np.int64(quotient)
-    return int(-result if negative else result)
+    return int(-result if (a < 0) != (b < 0) else result)
+
+
+@nb.njit("i8(i8, i8, i8)", cache=True, nogil=True, inline="never")
+def mulshift(a: int, b: int, places: int) -> int:
+    """Return `round(a * b / 10**places)`, places from 0 to 36, as `muldiv` does.
+
+    The result must fit 64 bits.
+    """
+    if places <= _WORD_PLACES:
+        return muldiv(a, b, 10**places)
+    # The whole part of the quotient by 10**18 is enough: what it leaves out is less than one, and
+    # half of the power that is left is a whole number.
+    quotient, _ = _product_over(a, b, 10**_WORD_PLACES)
+    left = np.uint64(10 ** (places - _WORD_PLACES))
+    result = np.int64((quotient + left // np.uint64(2)) // left)
+    return int(-result if (a < 0) != (b < 0) else result)
 
 
 def warm() -> None:
     """Compile the kernels of this module, so that no event waits for the compiler."""
     product_fits(1, 1)
     muldiv(1, 1, 1)
+    mulshift(1, 1, 1)

@@ -1,4 +1,4 @@
-"""The tables of the market risk job and how their rows are packed (connectors/ddl/0101, 0102)."""
+"""The tables of the market risk job and how their rows are packed (connectors/ddl/0101 to 0103)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from connectors.row_binary import RowBinaryLayout
+from connectors.tables import CONTROL_TABLE, control_layout
 from jobs.row_tables import RowTables, table_rows
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Table(IntEnum):
     STRESS = 6
     LIMITS = 7
     FORECASTS = 8
+    CONTROL = 9
 
 
 def _columns(numbers: str, kind: str) -> list[tuple[str, str]]:
@@ -81,6 +83,7 @@ LAYOUTS: Final[dict[Table, tuple[str, RowBinaryLayout]]] = {
                 *_columns("component_es marginal_var delta gamma vega theta rho", _REAL),
                 *_columns("mark_ms event_time_ms sequence evaluated_at_ms", _WHOLE),
                 ("priced", "Bool"),
+                ("stale", "Bool"),
                 *_columns("firm_id desk_id account_id instrument_id", "String"),
             ]
         ),
@@ -92,7 +95,7 @@ LAYOUTS: Final[dict[Table, tuple[str, RowBinaryLayout]]] = {
                 *_columns("gross net leverage realised unrealised fees pnl", _REAL),
                 *_columns("value_at_risk expected_shortfall margin", _REAL),
                 *_columns("delta gamma vega theta rho", _REAL),
-                *_columns("bucket_ms positions unpriced sequence evaluated_at_ms", _WHOLE),
+                *_columns("bucket_ms positions unpriced stale sequence evaluated_at_ms", _WHOLE),
                 *_columns("firm_id scope scope_id", "String"),
             ]
         ),
@@ -125,7 +128,7 @@ LAYOUTS: Final[dict[Table, tuple[str, RowBinaryLayout]]] = {
                 *_columns("event_time_ms evaluated_at_ms", _WHOLE),
                 ("status", "Enum8"),
                 ("acknowledged", "Bool"),
-                *_columns("firm_id limit_id scope scope_id measure", "String"),
+                *_columns("firm_id limit_id scope scope_id measure breach_model", "String"),
             ]
         ),
     ),
@@ -142,6 +145,7 @@ LAYOUTS: Final[dict[Table, tuple[str, RowBinaryLayout]]] = {
             ]
         ),
     ),
+    Table.CONTROL: (CONTROL_TABLE, control_layout()),
 }
 """Name and layout of each table."""
 

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.market_risk.engine import EngineConfig, FillColumns, RiskEngine
+from jobs.market_risk.exposure import BASE_SCALE, RATE_SCALE, values_in_base
 from jobs.market_risk.positions import PositionBook
-from jobs.market_risk.scaling import infer_scale, muldiv, to_scaled, unscale
+from jobs.market_risk.prices import MarkColumns
+from jobs.market_risk.scaling import infer_scale, muldiv, mulshift, to_scaled, unscale
 from schemas.columns import StringColumn
 
 fills = st.lists(
@@ -167,3 +170,60 @@ def test_scales_are_the_least_that_hold_and_invert(numbers, scale):
 @pytest.mark.parametrize("dust", [0.00031099999999999997, 0.1 + 0.2])
 def test_the_dust_of_binary_fractions_is_not_taken_for_decimals(dust):
     assert infer_scale(np.array([dust])) <= 6
+
+
+whole = st.integers(-9_000_000_000_000_000_000, 9_000_000_000_000_000_000)
+
+
+def away_from_zero(number):
+    rounded = int(abs(number) + Fraction(1, 2))
+    return rounded if number >= 0 else -rounded
+
+
+@given(whole, st.integers(1, 10**12), st.integers(0, 32))
+def test_money_is_converted_exactly_at_every_scale(money, rate, places):
+    exact = away_from_zero(Fraction(money * rate, 10**places))
+    if abs(exact) < 9 * 10**18:
+        assert mulshift(money, rate, places) == exact
+
+
+@given(
+    st.integers(-(10**15), 10**15),
+    st.integers(-(10**15), 10**15),
+    st.integers(1, 1_000),
+    st.integers(0, 24),
+    st.integers(1, 10**10),
+)
+def test_values_are_exact_while_they_fit_and_near_beyond(quantity, twice, multiplier, scale, rate):
+    columns = [np.array([one], np.int64) for one in (quantity, twice, multiplier, scale, rate)]
+    (value,), (known,) = values_in_base(*columns)
+    money = Fraction(quantity * twice * multiplier, 2 * 10**scale)
+    exact = money * rate / 10 ** (RATE_SCALE - BASE_SCALE)
+    if not known:
+        assert value == 0
+        assert abs(money) > 10**11
+    elif abs(quantity * twice * multiplier) < 8 * 10**18:
+        assert value == away_from_zero(exact)
+    else:
+        assert abs(value - exact) <= 1 + Fraction(rate, 10**RATE_SCALE)
+
+
+def test_every_scale_that_is_accepted_can_be_measured():
+    text, one = StringColumn.from_texts, np.ones(1, np.int64)
+    for price_scale in range(13):
+        for size_scale in range(13):
+            engine = RiskEngine(EngineConfig())
+            size, price = 10**size_scale * one, 3 * 10**price_scale * one
+            fill = FillColumns(
+                *(text([name]) for name in ("f", "firm", "desk", "account", "X")),
+                one, size, size_scale * one, price, price_scale * one, 0 * one,
+            )  # fmt: skip
+            outcome = engine.add_fills(fill)
+            engine.put_marks(
+                MarkColumns(text(["X"]), price_scale * one, price, one, 2 * price, one)
+            )
+            found = engine.evaluate()
+            # Beyond 64 bits a fill is refused; nothing stops.
+            assert outcome.rejected[0] == (price_scale + size_scale > 18)
+            if not outcome.rejected[0]:
+                assert found.positions.value.tolist() == [3 * 10**BASE_SCALE]

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.market_risk import files
-from jobs.market_risk.daily import DAY_MS, DailyBacktest
+from jobs.market_risk.daily import DailyBacktest, DayEnd
 from jobs.market_risk.limits import Limit, LimitBook, LimitRecordError, Status
 from jobs.market_risk.market import (
     CROSSED,
     NO_PRICE,
     PRICE_JUMP,
+    STALE_BEGINS,
     STALE_QUOTE,
     VOLUME_SPIKE,
     MarketState,
@@ -62,7 +65,8 @@ records = st.lists(
     st.tuples(
         st.booleans(),
         st.integers(0, 2),
-        st.integers(0, 300),
+        # Up to three days, in any order.
+        st.integers(0, 300).map(lambda time: time * 1_000_000),
         st.integers(1, 99),
         st.integers(1, 99),
     ),
@@ -78,9 +82,12 @@ def test_the_market_does_not_depend_on_cuts_or_restarts(rows, cut):
     first = read(cut_state, rows[:cut])
     cut_state = MarketState.restore(cut_state.snapshot())
     second = read(cut_state, rows[cut:])
-    for name in whole.__slots__:
+    columns = [(whole, first, second, name) for name in whole.__slots__ if name != "ended"]
+    ended = (whole.ended, first.ended, second.ended)
+    columns += [(*ended, name) for name in whole.ended.__slots__]
+    for all_of_it, before, after, name in columns:
         assert np.array_equal(
-            getattr(whole, name), np.concatenate([getattr(first, name), getattr(second, name)])
+            getattr(all_of_it, name), np.concatenate([getattr(before, name), getattr(after, name)])
         )
     assert straight.snapshot() == cut_state.snapshot()
 
@@ -110,11 +117,16 @@ def test_a_crossed_market_is_flagged_when_it_begins_and_has_no_mid():
 
 def test_an_old_quote_makes_a_trade_stale_and_an_empty_side_has_no_mid():
     state = MarketState(stale_ms=100)
-    events = read(state, [(True, 0, 0, 99, 101), (False, 0, 100, 100, 1), (False, 0, 101, 100, 1)])
-    assert (events.flags & STALE_QUOTE).tolist() == [0, 0, STALE_QUOTE]
-    read(state, [(True, 0, 200, NO_PRICE, 101)])
+    trades = [(False, 0, time, 100, 1) for time in (100, 101, 102)]
+    events = read(state, [(True, 0, 0, 99, 101), *trades])
+    assert (events.flags & STALE_QUOTE).tolist() == [0, 0, STALE_QUOTE, STALE_QUOTE]
+    # Told once, until a fresh quote comes.
+    assert (events.flags & STALE_BEGINS).tolist() == [0, 0, STALE_BEGINS, 0]
+    again = read(state, [(True, 0, 120, 99, 101), (False, 0, 300, 100, 1), (False, 0, 301, 100, 1)])
+    assert (again.flags & STALE_BEGINS).tolist() == [0, STALE_BEGINS, 0]
+    read(state, [(True, 0, 400, NO_PRICE, 101)])
     price, at = state.marks(np.array([0])).price()
-    assert (price[0], at[0]) == (100, 101)
+    assert (price[0], at[0]) == (100, 301)
 
 
 def option_grid():
@@ -241,18 +253,61 @@ def test_margin_is_the_worst_scenario_but_never_below_its_floor():
     assert scenario_margin(pnl, np.array([100.0, 100.0]), 0.02).tolist() == [5.0, 2.0]
 
 
+def ended(worth, *value_at_risk):
+    return {"F": DayEnd(worth, value_at_risk)}
+
+
 def test_a_day_is_judged_by_the_forecast_it_began_with():
     chosen = (("plain", 0.95), ("age", 0.95))
     daily = DailyBacktest(chosen)
-    assert daily.roll(10 * DAY_MS, {"F": 100.0}, {"F": [50.0, 65.0]}) == []
-    assert not daily.crosses(11 * DAY_MS - 1)
-    first, other = daily.roll(11 * DAY_MS, {"F": 40.0}, {"F": [70.0, 70.0]})
+    assert daily.put({9: ended(100.0, 50.0, 65.0)}) == []
+    first, other = daily.put({10: ended(40.0, 70.0, 70.0)})
     assert (first.day, first.forecast, first.pnl, first.exception) == (10, 50.0, -60.0, True)
     assert (other.method, other.forecast, other.exception) == ("age", 65.0, False)
     daily = DailyBacktest.restore(chosen, daily.snapshot())
-    second, other = daily.roll(12 * DAY_MS, {"F": 0.0}, {"F": [70.0, 70.0]})
+    second, other = daily.put({11: ended(0.0, 70.0, 70.0)})
     assert (second.exception, second.report.observations, second.report.exceptions) == (False, 2, 1)
     assert other.report.exceptions == 0
     # Forecasts of other methods than before cannot be judged together with them.
     fresh = DailyBacktest.restore(chosen[:1], daily.snapshot())
-    assert fresh.roll(13 * DAY_MS, {"F": -99.0}, {"F": [1.0]}) == []
+    assert fresh.put({12: ended(-99.0, 1.0)}) == []
+
+
+def test_a_day_that_ended_otherwise_is_judged_anew_with_those_after_it():
+    chosen = (("plain", 0.95),)
+    daily = DailyBacktest(chosen)
+    first = {8: ended(100.0, 50.0), 9: ended(90.0, 50.0), 10: ended(40.0, 70.0)}
+    before = daily.put(first)
+    assert [(one.day, one.pnl, one.exception) for one in before] == [
+        (9, -10.0, False),
+        (10, -50.0, False),
+    ]
+    assert daily.put(first) == []
+    again = daily.put({9: ended(30.0, 5.0)})
+    assert [(one.day, one.pnl, one.exception, one.report.exceptions) for one in again] == [
+        (9, -70.0, True, 1),
+        (10, 10.0, False, 1),
+    ]
+    # What comes in any order is judged alike.
+    other = DailyBacktest(chosen)
+    told = [
+        *other.put({10: ended(40.0, 70.0)}),
+        *other.put({8: ended(100.0, 50.0)}),
+        *other.put({9: ended(30.0, 5.0)}),
+    ]
+    assert {one.day: one for one in told} == {one.day: one for one in [*before, *again]}
+
+
+def test_history_of_a_release_without_dates_is_taken_over():
+    chosen = (("plain", 0.95),)
+    blob = json.dumps(
+        {
+            "forecasters": chosen,
+            "day": 10,
+            "forecasts": {"F": (100.0, [50.0])},
+            "hits": {"F": [[0], [1]]},
+        }
+    ).encode()
+    (found,) = DailyBacktest.restore(chosen, blob).put({10: ended(40.0, 70.0)})
+    assert (found.pnl, found.exception) == (-60.0, True)
+    assert (found.report.observations, found.report.exceptions) == (3, 2)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jobs.market_risk.engine import EngineConfig, FillColumns, MarkColumns, RiskEngine
+from jobs.market_risk.engine import EngineConfig, FillColumns, RiskEngine
 from jobs.market_risk.market import NO_PRICE
 from jobs.market_risk.methods import METHODS, MethodKit, method_risk
 from jobs.market_risk.options import OptionTerms, option_price
 from jobs.market_risk.portfolio import ewma_covariance
+from jobs.market_risk.prices import MarkColumns
 from jobs.market_risk.reference import YEAR_MS, Instrument
 from jobs.market_risk.stress import Scenario
 from jobs.market_risk.value_at_risk import tail_risk
