@@ -27,13 +27,15 @@ from connectors.migrations import migrate
 from connectors.settings import ClickHouseSettings
 from jobs.fraud.features import FRAUD_FEATURES
 
-__all__ = ["measure_page"]
+__all__ = ["FLAGS", "chromium", "measure_page", "started", "stopped"]
 
 UPDATES: Final = 60
 ROWS: Final = 1_000
 EVERY_SECONDS: Final = 0.5
 _PROBE: Final = 1_000_000_000
-_FLAGS: Final = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync")
+FLAGS: Final = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync")
+"""What Chromium is started with."""
+
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
 # The first number at or above the probe's base, wherever Perspective keeps its cells.
@@ -63,36 +65,44 @@ def measure_page() -> dict[str, Any]:
     Raises:
         RuntimeError: when there is no Chromium.
     """
-    browser = os.environ.get("RISKSTREAM_CHROMIUM") or shutil.which("chromium")
-    if browser is None:
-        msg = "measuring the page: no chromium on the PATH; set RISKSTREAM_CHROMIUM"
-        raise RuntimeError(msg)
+    browser = chromium()
     with tempfile.TemporaryDirectory(prefix="riskstream-page-") as folder:
-        server, url = _started(
-            "connectors.local.clickhouse_server", "--path", folder, "--port", "0"
-        )
+        server, url = started("connectors.local.clickhouse_server", "--path", folder, "--port", "0")
         try:
             client = ClickHouseClient(ClickHouseSettings(url=url))
             migrate(client, list(FRAUD_FEATURES.names))
             _insert(client, 0)
-            pages, address = _started(
+            pages, address = started(
                 "jobs.cli.main", "--set", f"clickhouse.url={url}", "dashboard", "--port", "0",
                 "--json",
             )  # fmt: skip
             try:
                 return _watched(client, browser, address)
             finally:
-                _stop(pages)
+                stopped(pages)
         finally:
-            _stop(server)
+            stopped(server)
+
+
+def chromium() -> str:
+    """Return the path of Chromium.
+
+    Raises:
+        RuntimeError: when there is none.
+    """
+    browser = os.environ.get("RISKSTREAM_CHROMIUM") or shutil.which("chromium")
+    if browser is None:
+        msg = "measuring the page: no chromium on the PATH; set RISKSTREAM_CHROMIUM"
+        raise RuntimeError(msg)
+    return browser
 
 
 def _watched(client: ClickHouseClient, browser: str, address: str) -> dict[str, Any]:
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - a test library
 
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browser, args=list(_FLAGS))
-        page = started.new_page(viewport={"width": 1440, "height": 900})
+        chrome = playwright.chromium.launch(executable_path=browser, args=list(FLAGS))
+        page = chrome.new_page(viewport={"width": 1440, "height": 900})
         page.goto(f"{address}traders")
         page.wait_for_selector("html[data-ready=yes]", timeout=120_000)
         page.evaluate(_WATCH, _PROBE)
@@ -111,7 +121,7 @@ def _watched(client: ClickHouseClient, browser: str, address: str) -> dict[str, 
             "async () => (await document.querySelector("
             "'#panel-trader_positions perspective-viewer').getTable()).size()"
         )
-        started.close()
+        chrome.close()
     # An update that the next poll found replaced was overtaken, not lost: what came after shows it.
     waits = [
         min(at for later, at in seen.items() if later >= number) - sent[number] for number in sent
@@ -142,7 +152,8 @@ def _insert(client: ClickHouseClient, number: int) -> None:
     )
 
 
-def _started(module: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+def started(module: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """Start a server of ours and return its process and address."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", module, *arguments],
         stdout=subprocess.PIPE,
@@ -154,13 +165,14 @@ def _started(module: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
         return process, str(json.loads(line)["url"])
     found = re.search(r" on (\S+:\d+),", line)
     if found is None:
-        _stop(process)
+        stopped(process)
         msg = f"starting {module}: expected an address, was {line!r}"
         raise RuntimeError(msg)
     return process, f"http://{found[1]}"
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def stopped(process: subprocess.Popen[str]) -> None:
+    """End a server and wait for its end."""
     process.terminate()
     process.wait(timeout=60)
     if process.stdout:

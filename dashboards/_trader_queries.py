@@ -19,15 +19,15 @@ _IN_EVENT_WINDOW: Final = (
 TRADER_SOURCES: Final[dict[str, Source]] = {
     "measures": Source(
         "risk_measures_raw",
-        doubts="sum(unpriced)",
+        doubts="sum(unpriced + stale)",
         doubts_from="risk_measures_now WHERE scope = 'firm'",
-        doubts_text="positions have no price",
+        doubts_text="positions have no price or an old one",
     ),
     "positions": Source(
         "risk_positions_raw",
-        doubts="countIf(NOT priced AND quantity != 0)",
+        doubts="countIf((stale OR NOT priced) AND quantity != 0)",
         doubts_from="risk_positions",
-        doubts_text="positions have no price",
+        doubts_text="positions have no price or an old one",
     ),
     # The newest bar is open until its minute is over.
     "bars": Source("risk_bars_raw", settle_seconds=60),
@@ -80,6 +80,7 @@ TRADER_PANELS: Final = (
         ),
         width=12,
         height=1,
+        refresh_ms=500,
         help="In the base currency. VaR and shortfall are at the highest level; of several "
         "firms they are added up.",
     ),
@@ -324,7 +325,7 @@ TRADER_FEEDS: Final = (
         "firm_id, desk_id, account_id, instrument_id, quantity, average_price, mark, "
         "mark_ms AS mark_time, value, realised, unrealised, fees, component_var, component_es, "
         "ifNotFinite(marginal_var, 0) AS marginal_var, delta, gamma, vega, theta, rho, "
-        "if(priced, 'yes', 'no') AS priced",
+        "multiIf(NOT priced, 'no', stale, 'stale', 'yes') AS priced",
         columns=(
             ("position_key", "string"),
             ("firm_id", "string"),
@@ -361,10 +362,13 @@ TRADER_FEEDS: Final = (
             "unrealised",
             "component_var",
             "mark_time",
+            "priced",
         ),
         index="position_key",
         limit=0,
         sort="value",
+        live="positions",
+        version="evaluated_at_ms",
         width=7,
         help="Every position as it now stands; group, filter and add columns as you like.",
     ),
@@ -391,6 +395,7 @@ TRADER_FEEDS: Final = (
         index="fill_id",
         limit=20_000,
         sort="event_time",
+        live="fills",
         width=5,
         help="Every fill once, newest first.",
     ),

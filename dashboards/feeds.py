@@ -1,15 +1,23 @@
-"""Stream rows from ClickHouse into Perspective tables, which every open page then shares."""
+"""Stream rows from ClickHouse into Perspective tables, which every open page then shares.
+
+Rows that a job publishes on the live topic come straight from there as well; ClickHouse then fills
+the tables at the start and whatever the topic did not bring.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import perspective
+import pyarrow as pa
 
+from dashboards.live import Pushed
 from dashboards.panels import Feed
 from dashboards.reader import PanelReader
 from schemas.errors import RiskstreamError
@@ -25,17 +33,21 @@ _OVERLAP_MS: Final = 3_000
 # With query and drawing a page is then within a second of a row; shorter presses ClickHouse.
 _POLL_SECONDS: Final = 0.25
 _POLL_AFTER_ERROR_SECONDS: Final = 2.0
+# While the live topic brings rows, ClickHouse has only to bring what it missed.
+_POLL_PUSHED_SECONDS: Final = 2.0
+_PUSHED_LATELY_SECONDS: Final = 10.0
 
 
 def feed_query(feed: Feed) -> str:
     """Return the query for what came after `after` (ms), the newest `most` rows of it."""
     names = ", ".join(name for name, _ in feed.columns)
     inner = (
-        f"SELECT {feed.select}, toUnixTimestamp64Milli(inserted_at) AS inserted_ms "  # noqa: S608
+        f"SELECT {feed.select}, {feed.version} AS version_ms, "  # noqa: S608
+        f"toUnixTimestamp64Milli(inserted_at) AS inserted_ms "
         f"FROM {feed.view} WHERE inserted_at >= fromUnixTimestamp64Milli({{after:Int64}}, 'UTC') "
         f"AND ({feed.where}) ORDER BY inserted_at DESC LIMIT {{most:UInt32}}"
     )
-    return f"SELECT {names}, inserted_ms FROM ({inner}) ORDER BY inserted_ms"  # noqa: S608
+    return f"SELECT {names}, version_ms, inserted_ms FROM ({inner}) ORDER BY inserted_ms"  # noqa: S608
 
 
 class FeedPump:
@@ -65,6 +77,11 @@ class FeedPump:
         self._after = {feed.name: 0 for feed in feeds}
         # Keys in the table, the longest unchanged first.
         self._held: dict[str, OrderedDict[str, None]] = {feed.name: OrderedDict() for feed in feeds}
+        # Of feeds with versions: that of each row that was pushed.
+        self._versions: dict[str, dict[str, int]] = {feed.name: {} for feed in feeds}
+        self._pushed_ms: dict[str, int] = {}
+        self._pushed_at: dict[str, float] = {}
+        self._lock = threading.Lock()
         client = server.new_local_client()
         self._tables: dict[str, Any] = {
             feed.name: client.table(dict(feed.columns), name=feed.name, **_options(feed))
@@ -84,6 +101,29 @@ class FeedPump:
         count: int = await self._reader.in_thread(lambda: self._take(feed))
         return count
 
+    def push(self, pushed: Pushed) -> None:
+        """Take rows that a job published; called on any thread.
+
+        Rows whose columns are not those of the feed are left to ClickHouse.
+        """
+        for feed in self._feeds:
+            if feed.live == pushed.table:
+                with pa.ipc.open_stream(pushed.rows) as stream:
+                    table = stream.read_all()
+                if table.column_names != [name for name, _ in feed.columns]:
+                    continue
+                keys = table.column(feed.index).to_pylist()
+                with self._lock:
+                    if feed.version != "0":
+                        self._versions[feed.name].update(dict.fromkeys(keys, pushed.version_ms))
+                    self._put(feed, pushed.rows, keys)
+                self._pushed_ms[feed.name] = pushed.version_ms
+                self._pushed_at[feed.name] = time.monotonic()
+
+    def pushed_ms(self, feed: Feed) -> int:
+        """Return when the newest rows that were pushed were made (wall clock, ms), 0 for never."""
+        return self._pushed_ms.get(feed.name, 0)
+
     def size(self, feed: Feed) -> int:
         """Return how many rows a feed's table holds."""
         return int(self._tables[feed.name].size())
@@ -99,7 +139,9 @@ class FeedPump:
                     _LOG.warning("feeding %s: %s", feed.name, e)
                 complained = True
                 await asyncio.sleep(_POLL_AFTER_ERROR_SECONDS)
-            await asyncio.sleep(_POLL_SECONDS)
+            lately = time.monotonic() - self._pushed_at.get(feed.name, -_PUSHED_LATELY_SECONDS)
+            pushed = lately < _PUSHED_LATELY_SECONDS
+            await asyncio.sleep(_POLL_PUSHED_SECONDS if pushed else _POLL_SECONDS)
 
     def _take(self, feed: Feed) -> int:
         most = min(self._most, feed.limit) if feed.limit else self._most
@@ -107,18 +149,28 @@ class FeedPump:
         if not rows:
             return 0
         newest = max(int(row.pop("inserted_ms")) for row in rows)
+        with self._lock:
+            known = self._versions[feed.name]
+            fresh = [
+                row
+                for row in rows
+                if int(row.pop("version_ms")) > known.get(str(row[feed.index]), -1)
+            ]
+            if fresh:
+                self._put(feed, fresh, [str(row[feed.index]) for row in fresh])
+        self._after[feed.name] = max(0, newest - _OVERLAP_MS)
+        return len(rows)
+
+    def _put(self, feed: Feed, rows: list[dict[str, Any]] | bytes, keys: Iterable[str]) -> None:
         table, held = self._tables[feed.name], self._held[feed.name]
         table.update(rows)
         if feed.limit:
-            for row in rows:
-                key = str(row[feed.index])
+            for key in keys:
                 held[key] = None
                 held.move_to_end(key)
             surplus = [held.popitem(last=False)[0] for _ in range(len(held) - feed.limit)]
             if surplus:
                 table.remove(surplus)
-        self._after[feed.name] = max(0, newest - _OVERLAP_MS)
-        return len(rows)
 
 
 def _options(feed: Feed) -> dict[str, Any]:

@@ -146,6 +146,9 @@ class Feed:
         where: which rows are taken.
         sort: newest first by this column.
         shown: columns at the start; people add the others themselves.
+        live: name of the rows on the live topic that are rows of this table, if any.
+        version: of rows that change, an expression for the wall clock (ms) at which a row was made;
+            live rows are not replaced by older ones.
     """
 
     name: str
@@ -161,5 +164,7 @@ class Feed:
     sort: str = ""
     shown: tuple[str, ...] = ()
     drill: str = ""
+    live: str = ""
+    version: str = "0"
     width: int = 12
     height: int = 3

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from connectors.clickhouse import ClickHouseClient
@@ -33,6 +33,8 @@ WINDOWS: Final[dict[str, int]] = {
 _POINTS: Final = 120
 # Queries at once. ClickHouse shares its cores among them, and people wait for whole pages.
 _THREADS: Final = 4
+# How often ClickHouse is asked for what live rows are laid over.
+_BASE_SECONDS: Final = 2.0
 # Answers kept: a page has a dozen panels, times the windows and filters that people look at.
 _KEPT_ANSWERS: Final = 512
 
@@ -66,6 +68,18 @@ class Freshness:
         if doubts > 0:
             reasons.append(f"{doubts:,} {source.doubts_text}")
         return Freshness(newest_ms, age_ms, bool(reasons), "; ".join(reasons))
+
+    def since(self, newer_ms: int) -> Freshness:
+        """Return the same with rows made at `newer_ms` as well, by the clock of this machine.
+
+        >>> Freshness(1_000, 500, False, "").since(1_200)
+        Freshness(newest_ms=1200, age_ms=300, provisional=False, why='')
+        """
+        if newer_ms <= self.newest_ms or self.age_ms is None:
+            return self
+        return replace(
+            self, newest_ms=newer_ms, age_ms=max(0, self.age_ms - newer_ms + self.newest_ms)
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return what goes to the browser."""
@@ -137,7 +151,18 @@ class PanelReader:
         used = {name: value for name, value in parameters.items() if f"{{{name}:" in panel.sql}
         key = (panel.name, *sorted(used.items()))
         answer: PanelAnswer = await self._shared(
-            key, panel.refresh_ms / 1000, lambda: self._read(panel, used)
+            key, panel.refresh_ms / 1000, lambda: self._answer(panel.source, panel.sql, used)
+        )
+        return answer
+
+    async def rows_of(self, source: str, query: str) -> PanelAnswer:
+        """Return the rows of a query without parameters, as fresh as a source, kept for 2 s.
+
+        Raises:
+            RiskstreamError: when ClickHouse is away or refuses.
+        """
+        answer: PanelAnswer = await self._shared(
+            ("rows", query), _BASE_SECONDS, lambda: self._answer(source, query, {})
         )
         return answer
 
@@ -208,11 +233,11 @@ class PanelReader:
         for client in self._clients:
             client.close()
 
-    def _read(self, panel: Panel, parameters: Mapping[str, object]) -> PanelAnswer:
+    def _answer(self, source: str, query: str, parameters: Mapping[str, object]) -> PanelAnswer:
         started = self._clock()
         # The age is asked for first: rows that come in between make the panel younger than it says.
-        freshness = self._freshness(SOURCES[panel.source])
-        rows = self.rows(panel.sql, parameters)
+        freshness = self._freshness(SOURCES[source])
+        rows = self.rows(query, parameters)
         return PanelAnswer(rows, freshness, (self._clock() - started) * 1000)
 
     def _freshness(self, source: Source) -> Freshness:

@@ -18,12 +18,14 @@ from perspective.handlers.tornado import PerspectiveTornadoHandler
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from connectors.settings import ClickHouseSettings
+from connectors.settings import ClickHouseSettings, Settings
 from dashboards.drill import events_behind, scored_event
 from dashboards.feeds import FeedPump
 from dashboards.layout import page_layout
+from dashboards.live import LiveTopic, Pushed
 from dashboards.queries import FEEDS, FILTERS, PAGES, panel_named
 from dashboards.reader import PanelReader
+from dashboards.totals import LiveTotals
 from jobs.windows.spec import FeatureSet
 from schemas.errors import ConfigurationError, FatalError, RetryableError, RiskstreamError
 
@@ -51,6 +53,7 @@ ExtraPanel = Callable[[], Awaitable[dict[str, Any]]]
 @dataclass(frozen=True, slots=True)
 class _Site:
     reader: PanelReader
+    pump: FeedPump
     features: FeatureSet
     extras: Mapping[str, ExtraPanel]
     token: str | None
@@ -68,6 +71,8 @@ class Dashboard:
         token: asked for by every request: as `?token=` once, which leaves a cookie, or as a bearer
             token. None asks for nothing and is for loopback only.
         extras: panels that are answered by something else than ClickHouse, by name.
+        live: settings with the Kafka on which jobs publish rows for the pages; None reads
+            everything from ClickHouse.
 
     Raises:
         ConfigurationError: when others than this machine could look without a token, or the
@@ -84,6 +89,7 @@ class Dashboard:
         port: int = 0,
         token: str | None = None,
         extras: Mapping[str, ExtraPanel] | None = None,
+        live: Settings | None = None,
     ) -> None:
         if host not in _LOOPBACK and not token:
             msg = (
@@ -101,7 +107,18 @@ class Dashboard:
         self._perspective = perspective.Server()
         feeds = [feed for page in FEEDS.values() for feed in page]
         self._pump = FeedPump(self.reader, self._perspective, feeds)
-        site = _Site(self.reader, features, extras or {}, token, host in _LOOPBACK)
+        answered = dict(extras or {})
+        self._live: LiveTopic | None = None
+        if live is not None:
+            totals = LiveTotals(self.reader)
+            answered[totals.panel] = totals.answer
+
+            def push(pushed: Pushed) -> None:
+                self._pump.push(pushed)
+                totals.push(pushed)
+
+            self._live = LiveTopic(live, push)
+        site = _Site(self.reader, self._pump, features, answered, token, host in _LOOPBACK)
         shared = {"site": site}
         application = tornado.web.Application(
             [
@@ -126,10 +143,14 @@ class Dashboard:
         self._server = HTTPServer(application)
         self._server.add_sockets(sockets)
         self._task = asyncio.ensure_future(self._pump.run())
+        if self._live is not None:
+            self._live.start()
 
     async def close(self) -> None:
         """Stop serving and close the connections."""
         self._server.stop()
+        if self._live is not None:
+            self._live.close()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self._server.close_all_connections()
@@ -229,7 +250,8 @@ class _Fresh(_Guarded):
             for feeds in FEEDS.values():
                 for feed in feeds:
                     if feed.name == name:
-                        return (await self.site.reader.freshness(feed.source)).as_dict()
+                        found = await self.site.reader.freshness(feed.source)
+                        return found.since(self.site.pump.pushed_ms(feed)).as_dict()
             return None
 
         await self.reply(work)

@@ -57,6 +57,7 @@ async def _serve(
         port=port,
         token=token,
         extras=kafka_panels(settings),
+        live=None if settings.kafka.bootstrap_servers is None else settings,
     )
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()

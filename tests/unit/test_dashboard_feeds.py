@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import perspective
+import pyarrow as pa
 import pytest
 
 from dashboards.feeds import FeedPump
+from dashboards.live import Pushed
 from dashboards.panels import Feed
 
 FEED = Feed(
@@ -22,6 +25,7 @@ FEED = Feed(
     limit=5,
     help="",
 )
+LIVE = dataclasses.replace(FEED, live="prices", version="made_ms", limit=0)
 
 
 class Reader:
@@ -33,16 +37,27 @@ class Reader:
     def rows(self, query: str, parameters: dict[str, int]) -> list[dict[str, Any]]:
         found = [row for row in self.rows_held if row[0] >= parameters["after"]]
         found = sorted(found)[-parameters["most"] :]
-        return [{"id": key, "price": price, "inserted_ms": at} for at, key, price in found]
+        return [
+            {"id": key, "price": price, "version_ms": at - 1_000, "inserted_ms": at}
+            for at, key, price in found
+        ]
 
     async def in_thread(self, work: Any) -> Any:
         return work()
 
 
+def pushed(version_ms: int, **prices: float) -> Pushed:
+    batch = pa.record_batch([list(prices), list(prices.values())], names=["id", "price"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return Pushed("prices", version_ms, sink.getvalue().to_pybytes())
+
+
 @pytest.fixture
-def pump():
+def pump(request):
     reader, server = Reader(), perspective.Server()
-    made = FeedPump(reader, server, [FEED])  # type: ignore[arg-type]
+    made = FeedPump(reader, server, [getattr(request, "param", FEED)])  # type: ignore[arg-type]
     table = server.new_local_client().open_table("blotter")
 
     def poll(*rows: tuple[int, str, float]) -> dict[str, float]:
@@ -71,3 +86,29 @@ def test_a_row_that_changes_stays_and_counts_as_new(pump):
     found = poll((6_000, "f1", 9.0), (7_000, "f7", 7.0))
     assert found["f1"] == 9.0
     assert sorted(found) == ["f1", "f3", "f4", "f5", "f7"]
+
+
+@pytest.mark.parametrize("pump", [LIVE], indirect=True)
+def test_rows_that_were_pushed_are_not_replaced_by_older_ones_of_clickhouse(pump):
+    made, poll = pump
+    assert poll((2_000, "a", 1.0), (2_000, "b", 1.0)) == {"a": 1.0, "b": 1.0}
+    made.push(pushed(5_000, a=5.0, c=5.0))
+    # Of a row made at 4,000 and one made at 6,000 only the second is news.
+    assert poll((5_000, "a", 4.0), (7_000, "c", 6.0)) == {"a": 5.0, "b": 1.0, "c": 6.0}
+    assert made.pushed_ms(LIVE) == 5_000
+
+
+def test_pushed_rows_of_other_tables_or_columns_change_nothing():
+    reader, server = Reader(), perspective.Server()
+    other = dataclasses.replace(LIVE, columns=(("id", "string"), ("size", "float")))
+    made = FeedPump(reader, server, [FEED, dataclasses.replace(other, name="sizes")])  # type: ignore[arg-type]
+    made.push(pushed(5_000, a=5.0))
+    assert made.size(FEED) == 0
+    assert made.pushed_ms(LIVE) == 0
+
+
+@pytest.mark.parametrize("pump", [dataclasses.replace(LIVE, version="0", limit=5)], indirect=True)
+def test_pushed_rows_count_against_the_limit(pump):
+    made, poll = pump
+    made.push(pushed(1_000, **{f"f{at}": float(at) for at in range(1, 8)}))
+    assert sorted(poll()) == ["f3", "f4", "f5", "f6", "f7"]
