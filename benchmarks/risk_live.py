@@ -20,9 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import numpy as np
 
-from benchmarks.risk_page import FLAGS, chromium, started, stopped
+from benchmarks.risk_page import CELLS, FLAGS, chromium, started, stopped
 from connectors.clickhouse import ClickHouseClient
 from connectors.kafka import librdkafka_config
 from connectors.local.stack import LocalStack, resolved_settings
@@ -45,16 +46,10 @@ _UNITS: Final = 1_000_000
 _FIRST_CENTS: Final = 100_000
 
 # The greatest value in the table is the probe's: units times the cents of its newest mark.
-_WATCH: Final = """
-([units, first]) => {
-  window.seen = {};
-  const cells = (node, found) => {
-    for (const one of node.querySelectorAll("*")) {
-      if (one.tagName === "TD") found.push(one.textContent);
-      if (one.shadowRoot) cells(one.shadowRoot, found);
-    }
-    return found;
-  };
+_WATCH: Final = (
+    "([units, first]) => { window.seen = {};"
+    + CELLS
+    + """
   setInterval(() => {
     let most = 0;
     for (const text of cells(document.querySelector("#panel-trader_positions"), [])) {
@@ -66,6 +61,7 @@ _WATCH: Final = """
   }, 10);
 }
 """
+)
 
 
 def measure_live(overrides: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -82,8 +78,10 @@ def measure_live(overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     chosen = load_settings(None, {"RISKSTREAM_HOME": str(home)}, list(overrides))
     stack = LocalStack(chosen)
     try:
+        _say("starting the stack")
         stack.up(lambda part: None)
         settings = resolved_settings(chosen)
+        _say("submitting the job")
         submit_job("market_risk", settings)
         options = [option for one in overrides for option in ("--set", one)]
         addresses = [
@@ -107,8 +105,10 @@ def _measured(settings: Settings, browser: str, address: str) -> dict[str, Any]:
     market = _Market(settings)
     client = ClickHouseClient(settings.clickhouse)
     try:
+        _say("opening the probe's position")
         market.begin()
         _until_held(client)
+        _say("opening the page")
         with sync_playwright() as playwright:
             chrome = playwright.chromium.launch(executable_path=browser, args=list(FLAGS))
             page = chrome.new_page(viewport={"width": 1440, "height": 900})
@@ -116,7 +116,9 @@ def _measured(settings: Settings, browser: str, address: str) -> dict[str, Any]:
             page.wait_for_selector("html[data-ready=yes]", timeout=120_000)
             page.evaluate(_WATCH, [_UNITS, _FIRST_CENTS])
             page.wait_for_function("() => 0 in window.seen", timeout=120_000)
+            _say("sending the market")
             sent, rows = market.run(client)
+            _say("waiting for the last quote")
             page.wait_for_function(f"() => {max(sent)} in window.seen", timeout=60_000)
             seen = {int(number): at for number, at in page.evaluate("() => window.seen").items()}
             chrome.close()
@@ -271,6 +273,10 @@ def _quantiles(waits: list[float]) -> dict[str, float]:
         name: round(value, 1)
         for name, value in zip(("p50", "p95", "p99", "max"), values, strict=True)
     }
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _sleep_until(at: float) -> None:

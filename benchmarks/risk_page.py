@@ -27,7 +27,7 @@ from connectors.migrations import migrate
 from connectors.settings import ClickHouseSettings
 from jobs.fraud.features import FRAUD_FEATURES
 
-__all__ = ["FLAGS", "chromium", "measure_page", "started", "stopped"]
+__all__ = ["CELLS", "FLAGS", "chromium", "measure_page", "started", "stopped"]
 
 UPDATES: Final = 60
 ROWS: Final = 1_000
@@ -38,10 +38,7 @@ FLAGS: Final = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sy
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
-# The first number at or above the probe's base, wherever Perspective keeps its cells.
-_WATCH: Final = """
-(base) => {
-  window.seen = {};
+CELLS: Final = """
   const cells = (node, found) => {
     for (const one of node.querySelectorAll("*")) {
       if (one.tagName === "TD") found.push(one.textContent);
@@ -49,6 +46,14 @@ _WATCH: Final = """
     }
     return found;
   };
+"""
+"""Script of a function that finds the texts of a table, wherever Perspective keeps its cells."""
+
+# The first number at or above the probe's base.
+_WATCH: Final = (
+    "(base) => { window.seen = {};"
+    + CELLS
+    + """
   setInterval(() => {
     for (const text of cells(document.querySelector("#panel-trader_positions"), [])) {
       const value = Number(text.replaceAll(",", ""));
@@ -57,6 +62,7 @@ _WATCH: Final = """
   }, 10);
 }
 """
+)
 
 
 def measure_page() -> dict[str, Any]:

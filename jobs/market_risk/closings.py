@@ -51,10 +51,13 @@ class Closings:
         self._rates: dict[str, dict[int, tuple[int, int]]] = {}
 
     @staticmethod
-    def after(day: int) -> Closings:
-        """Return the closings of a shard that lived until `day` and kept none."""
+    def of(engine: RiskEngine) -> Closings:
+        """Return the closings of a shard that kept none: its current day is the first to end."""
         closings = Closings()
-        closings._day, closings._dropped = day, day - 1
+        closings._day = engine.event_time_ms // DAY_MS
+        closings._dropped = closings._day - 1
+        for currency, (rate, event_time_ms) in engine.fx.state().items():
+            closings.put_rate(currency, rate, event_time_ms)
         return closings
 
     def reach(self, times_ms: NDArray[np.int64], engine: RiskEngine) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jobs.market_risk.closings import Closings
-from jobs.market_risk.daily import DAY_MS, DailyBacktest, DayResult, Forecaster
+from jobs.market_risk.daily import DailyBacktest, DayResult, Forecaster
 from jobs.market_risk.engine import EngineConfig, Evaluation, FillColumns, FillOutcome, RiskEngine
 from jobs.market_risk.engine_state import (
     pack_parts,
@@ -108,11 +108,7 @@ class PortfolioShard:
         shard.engine = restore_engine(config, engine)
         shard.daily = DailyBacktest.restore(_forecasters(config), daily)
         # A snapshot from before days could change has no closings.
-        shard.closings = (
-            Closings.restore(closings[0])
-            if closings
-            else Closings.after(shard.engine.event_time_ms // DAY_MS)
-        )
+        shard.closings = Closings.restore(closings[0]) if closings else Closings.of(shard.engine)
         return shard
 
 

@@ -260,6 +260,8 @@ class MarketSimulator:
             "currency": currency,
             "multiplier": 10 if kind == "future" else 1,
             "margin_rate": {"crypto": 0.2, "future": 0.05}.get(kind, 0.1),
+            # Days it takes to leave.
+            "liquidity_days": {"crypto": 2.0, "option": 3.0}.get(kind, 1.0),
         }
         if kind != "option":
             return Instrument(**common)  # type: ignore[arg-type]

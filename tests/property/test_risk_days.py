@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from connectors.frames import FrameBatch
 from connectors.settings import load_settings
 from jobs.market_risk.daily import DAY_MS
+from jobs.market_risk.engine_state import pack_parts, unpack_parts
+from jobs.market_risk.portfolio_shard import PortfolioShard
 from jobs.market_risk.reference import Instrument
 from jobs.market_risk.simulator import DeskConfig, MarketSimulator
 from jobs.market_risk.tables import Table
@@ -174,3 +176,24 @@ def test_a_restart_between_two_days_changes_nothing(stand):
             stopped.start()
         stopped.feed(frames[start : start + 500])
     assert judged(stopped) == judged(straight)
+
+
+def test_a_snapshot_of_before_goes_on_with_the_day_it_was_made_in(stand):
+    """One with two parts: no days that can change, and the rates only in the engine."""
+    chosen, reference, frames = stand
+    straight = run(chosen, reference, frames, range(0, len(frames), 500))
+    job = run(chosen, reference, frames[:2_000], range(0, 2_000, 500))
+    for shard in job.shards:
+        unit, log = job.stages[1]._shards[shard]
+        restored = PortfolioShard.restore(
+            unit.engine.config, pack_parts(unpack_parts(unit.snapshot())[:2])
+        )
+        job.stages[1]._shards[shard] = (restored, log)
+    before = judged(job)
+    for start in range(2_000, len(frames), 500):
+        job.feed(frames[start : start + 500])
+    expected = judged(straight)
+    later = [day for day in judged(job) if day not in before]
+    assert len(later) >= 3
+    for day in later:
+        assert judged(job)[day][0] == expected[day][0]
