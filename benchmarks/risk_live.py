@@ -195,8 +195,7 @@ class _Market:
                 count = self._feed.publish(topic, columns)
                 self.published += count if one.due_seconds >= WARM_UP_SECONDS else 0
         self._feed.flush()
-        time.sleep(3.0)
-        return sent, watch.stop()
+        return sent, watch.stop(max(sent))
 
     def close(self) -> None:
         self._publisher.close()
@@ -230,11 +229,14 @@ class _Rows(threading.Thread):
         while not self._ended.wait(0.5):
             self._look()
 
-    def stop(self) -> dict[int, float]:
+    def stop(self, last: int) -> dict[int, float]:
+        """Wait for the row of the last quote, half a minute at most, and return what was seen."""
+        deadline = time.monotonic() + 30
+        while max(self._found, default=-1) < last and time.monotonic() < deadline:
+            time.sleep(0.2)
         self._ended.set()
         self.join(timeout=30)
-        self._look()
-        return self._found
+        return dict(self._found)
 
     def _look(self) -> None:
         for row in self._client.rows(
