@@ -156,7 +156,7 @@ def _throughput(found: Sequence[Result]) -> list[str]:
         "A backlog is sent at once and drained; events/s is the backlog over the time from the "
         "first publication to the last decision. A backlog that is not counted goes before it (JIT "
         "compilers, caches, connections), and its speed decides how long the counted one is: some "
-        "fifteen seconds of work for everyone. Sustained: the highest rate of an open loop, of "
+        "ten seconds of work for everyone. Sustained: the highest rate of an open loop, of "
         "those below, at which the lag did not grow. CPU is that of the contestant's own processes "
         "(TaskManagers or workers), user and system; a million events take as many CPU seconds as "
         "one takes microseconds. All values of every contestant below were equal to the reference "

@@ -46,10 +46,10 @@ __all__ = ["RESULTS", "contestants", "main", "store"]
 
 RESULTS: Final = Path(__file__).parent / "results"
 RATES: Final = (500.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0)
-EQUALITY_EVENTS: Final = 6_000
-QUICK_EQUALITY_EVENTS: Final = 3_000
-# About two payments of each a day, so that 6,000 last for more than three weeks.
-EQUALITY_CUSTOMERS: Final = 125
+EQUALITY_EVENTS: Final = 4_000
+QUICK_EQUALITY_EVENTS: Final = 2_000
+# About two payments of each a day, so that 4,000 last for more than three weeks.
+EQUALITY_CUSTOMERS: Final = 80
 # Weeks after the last of the compared stream, so that no window holds events of both.
 TIMED_START_MS: Final = DEFAULT_START_MS + 400 * 86_400_000
 OURS: Final = "riskstream-thread"
@@ -115,12 +115,12 @@ def needed(contestant: Contestant, plan: Plan) -> int:
 @click.option("--quick", is_flag=True, help="This engine only, small sizes: about a minute.")
 @click.option("--only", multiple=True, help="Only this contestant (may be repeated).")
 @click.option("--rate", "rates", multiple=True, type=float, help="Rates instead of the usual.")
-@click.option("--seconds", default=8.0, show_default=True, help="How long each rate counts.")
-@click.option("--drain", default=15.0, show_default=True, help="Seconds that a backlog lasts.")
+@click.option("--seconds", default=6.0, show_default=True, help="How long each rate counts.")
+@click.option("--drain", default=10.0, show_default=True, help="Seconds that a backlog lasts.")
 @click.option("--most", default=MOST_DRAINED, show_default=True, help="Longest backlog, events.")
-@click.option("--compared", type=int, help="Compare this many payments instead of 6,000.")
-@click.option("--recovery", default=16.0, show_default=True, help="Load around a kill; 0: none.")
-@click.option("--surge", default=2.0, show_default=True, help="Seconds of surge; 0: none.")
+@click.option("--compared", type=int, help="Compare this many payments instead of 4,000.")
+@click.option("--recovery", default=8.0, show_default=True, help="Load around a kill; 0: none.")
+@click.option("--surge", default=1.5, show_default=True, help="Seconds of surge; 0: none.")
 @click.option("--flames/--no-flames", default=True, help="Sample this engine's stacks under load.")
 @click.option("--page", "only_page", is_flag=True, help="Only write the page from kept results.")
 @click.option("--without-stack", is_flag=True, help="Only what needs no servers.")
