@@ -2,7 +2,7 @@
 
 The second opinion on a record that the columnar decoder refused, and the way to read and write
 records with arrays and maps (alerts, dead letters). About 30 times slower than
-`schemas.decoder.ColumnarDecoder`.
+`schemas.decoder.ColumnarDecoder`. Writing needs fastavro for recursive types and wide unions only.
 
 fastavro alone is too lenient to stand in front of money: it reads booleans other than 0 and 1,
 negative indexes into unions and enums (counting from the end, as Python does), integers beyond 32
@@ -14,23 +14,26 @@ from __future__ import annotations
 
 import copy
 import io
+import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
 import fastavro
 from fastavro.read import SchemaResolutionError
 
-from schemas._program import default_fits
+from schemas._defaults import default_value
+from schemas._record_writers import value_writer
 from schemas._walk import walk_record
 from schemas.compatibility import reader_problems
 from schemas.errors import RecordError
-from schemas.model import NO_DEFAULT, Json, Node, SchemaError, parse_schema
+from schemas.model import NO_DEFAULT, Node, SchemaError, parse_schema
 from schemas.reasons import AvroRecordError, Limits, Reason
 from schemas.registry import SchemaRegistry, UnknownSchemaError
 from schemas.wire import HEADER_BYTES, frame_value, parse_header
 
 __all__ = ["EncodeError", "RecordDecoder", "RecordEncoder", "decode_one", "encode"]
 
+_MISFITS: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowError, IndexError)
 _RESOLUTION_ERRORS: Final = (SchemaResolutionError, UnicodeDecodeError, KeyError)
 
 
@@ -48,7 +51,9 @@ class RecordEncoder:
 
     def __init__(self, schema: Node | str, schema_id: int) -> None:
         node = parse_schema(schema) if isinstance(schema, str) else schema
+        self._write = value_writer(node)
         self._schema = fastavro_schema(node)
+        self._header = frame_value(schema_id, b"")
         self._schema_id = schema_id
 
     def encode(self, record: Mapping[str, object]) -> bytes:
@@ -57,15 +62,26 @@ class RecordEncoder:
         Raises:
             EncodeError: the record does not fit the schema, or names a field that it does not have.
         """
+        if self._write is not None:
+            value = bytearray(self._header)
+            try:
+                self._write(record, value)
+                return bytes(value)
+            except OverflowError as e:
+                msg = f"encoding a record under schema id {self._schema_id}: {e}"
+                raise EncodeError(msg) from e
+            except (*_MISFITS, struct.error):
+                # fastavro has the last word: it knows more ways to say a value, and what is wrong.
+                pass
         target = io.BytesIO()
         try:
             fastavro.schemaless_writer(
                 target, self._schema, dict(record), strict_allow_default=True
             )
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, IndexError) as e:
+        except _MISFITS as e:
             msg = f"encoding a record under schema id {self._schema_id}: {e}"
             raise EncodeError(msg) from e
-        return frame_value(self._schema_id, target.getvalue())
+        return self._header + target.getvalue()
 
 
 class RecordDecoder:
@@ -227,25 +243,3 @@ def _rebuild(node: Node, seen: set[str], defaults: dict[tuple[str, str], Any]) -
                 defaults[node.name, field.name] = default_value(field.type, field.default)
             out["fields"].append(item)
     return out
-
-
-def default_value(node: Node, default: object) -> Any:
-    """Return a JSON default as the value that decoding gives: bytes as bytes, records complete."""
-    if node.kind == "union":
-        fitting = (branch for branch in node.branches if default_fits(branch, default))
-        node = next(fitting, node.branches[0])
-    if node.kind in ("bytes", "fixed"):
-        return str(default).encode("latin-1")
-    if node.kind in ("float", "double") and isinstance(default, int):
-        return float(default)
-    if node.kind == "array" and isinstance(default, list):
-        return [default_value(node.item, value) for value in default]
-    if node.kind == "map" and isinstance(default, dict):
-        return {key: default_value(node.item, value) for key, value in default.items()}
-    if node.kind == "record" and isinstance(default, dict):
-        return {
-            field.name: default_value(field.type, default.get(field.name, field.default))
-            for field in node.fields
-        }
-    value: Json = default  # type: ignore[assignment]
-    return value

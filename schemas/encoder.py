@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas import _encode_kernels as kernels
+from schemas._defaults import default_value
 from schemas._program import without_null
-from schemas.avro import EncodeError, default_value, fastavro_schema
+from schemas.avro import EncodeError, fastavro_schema
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.model import NO_DEFAULT, FieldNode, Node, SchemaError, parse_schema
 
