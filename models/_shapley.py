@@ -1,4 +1,4 @@
-"""Exact Shapley values of tree ensembles, path-dependent, one leaf at a time.
+"""Exact Shapley values of tree ensembles, path-dependent, all leaves of a tree at once.
 
 For one leaf with value v whose path tests m distinct features, the game "which features are known"
 is a product: a known feature contributes o (1 if the row satisfies the path's tests on it, else 0),
@@ -10,295 +10,320 @@ an unknown one the share z of training rows that do. The Shapley value of featur
 polynomial of degree m - 1, so Gauss-Legendre quadrature with ceil(m / 2) points gives it exactly.
 Summed over leaves this equals path-dependent TreeSHAP (Lundberg et al., "From local explanations to
 global understanding with explainable AI for trees", 2020).
+
+Leaves share the upper part of their paths, so the products are made on the way down the tree, one
+factor an edge, and their sums on the way up: an edge costs the same whatever hangs below it. Four
+points of the rule go through the tree together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numba as nb
 import numpy as np
+from numba.core import config as _numba_config
 from numpy.typing import NDArray
 
+from models._layout import breadth_first
 from models.errors import ModelError
-from models.trees import LEAF, Trees
+from models.trees import Trees
 
-__all__ = ["LeafPaths", "leaf_paths", "shapley_values", "warm"]
+__all__ = ["ShapleyTables", "shapley_tables", "shapley_values"]
 
-_MAX_FEATURES: Final = 64
-# Distinct features on one path; bounds the kernel's scratch space and the quadrature tables (2 KiB
-# and 17 KiB). Deeper trees than this over distinct features do not occur in practice and are
-# refused.
+LANES: Final = 4
+"""Points of the quadrature rule that the kernel carries side by side."""
 
 
 @dataclass(frozen=True, slots=True)
-class LeafPaths:
-    """Every leaf, those with the fewest tests first, with what its path demands of each feature.
+class ShapleyTables:
+    """What is the same for every row, packed so that what is read together lies together.
 
-    Element e of leaf l (`start[l] <= e < start[l + 1]`) holds when the cell is in `(low, high]`, or
-    is NaN and `missing` is set; `share` is z above. `base` is the mean raw score over training
-    rows. `gain` holds the part of each integrand that depends on the model alone.
+    Each tree has a place for "no earlier test", then one for each of its nodes, breadth first;
+    `place` says where a tree begins, and links are counted from there. `base` is the mean raw score
+    over training rows.
+
+    Attributes:
+        nodes: int32 (inner nodes, 5): place, left child, feature, last edge above that tests the
+            same feature (0 for none), and whether a missing cell goes left.
+        edges: float64 (places, 4), of the edge into a node: the part of training rows that
+            satisfies all tests of its feature on the path so far (z), the value of a leaf (1
+            elsewhere), the part of the parent's rows that take it, and room to fill a cache line
+            with two siblings.
+        chunks: by tree, the lanes' worth of points that its rule needs.
     """
 
-    start: NDArray[np.int32]
-    value: NDArray[np.float64]
-    feature: NDArray[np.int32]
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    missing: NDArray[np.bool_]
-    share: NDArray[np.float64]
-    base: float
-    gain_start: NDArray[np.int64]
-    gain: NDArray[np.float64]
+    place: NDArray[np.int32]
+    inner_start: NDArray[np.int32]
+    nodes: NDArray[np.int32]
+    threshold: NDArray[np.float32]
+    edges: NDArray[np.float64]
+    chunks: NDArray[np.int32]
     points: NDArray[np.float64]
     weights: NDArray[np.float64]
+    base: float
 
 
-def leaf_paths(trees: Trees) -> LeafPaths:
-    """Walk every path once.
+def shapley_tables(trees: Trees) -> ShapleyTables:
+    """Prepare the explanation of a model's trees.
 
     Raises:
-        ModelError: when covers are unknown, or a path tests more than 64 distinct features.
+        ModelError: when covers are unknown.
     """
     if not trees.has_cover:
         msg = "explaining trees: covers are unknown; count them from rows with `with_cover`"
         raise ModelError(msg)
-    parents = trees.parents()
-    leaves = np.flatnonzero(trees.feature == LEAF).astype(np.int32)
-    shape = (parents, trees.feature, trees.threshold, trees.left, trees.missing_left, trees.cover)
-    first_walk = _walk(leaves, *shape)
-    # Leaves of one size in a row keep the processor's guesses about short loops right.
-    leaves = leaves[np.argsort(np.diff(first_walk[0]), kind="stable")]
-    start, feature, low, high, missing, share, longest = _walk(leaves, *shape)
-    if longest > _MAX_FEATURES:
-        msg = f"explaining trees: a path tests {longest} features, at most {_MAX_FEATURES}"
-        raise ModelError(msg)
-    value = trees.value[leaves]
-    # What a row expects before anything is known: every leaf by the share of rows that reach it.
-    sizes = np.diff(start)
-    logarithm = np.concatenate([[0.0], np.cumsum(np.log(share))])
-    reach = np.exp(logarithm[start[1:]] - logarithm[start[:-1]])
-    points, weights = _quadrature(int(sizes.max(initial=1)))
-    gain_start = np.concatenate([[0], np.cumsum(sizes * ((sizes + 1) // 2), dtype=np.int64)])
-    return LeafPaths(
-        start=start,
-        value=value,
-        feature=feature,
-        low=low,
-        high=high,
-        missing=missing,
-        share=share,
-        base=float(trees.base + np.sum(value * reach)),
-        gain_start=gain_start,
-        gain=_gains(gain_start, start, share, points),
+    laid = breadth_first(trees)
+    size = np.diff(np.append(laid.roots, len(laid.feature)))
+    tree = np.repeat(np.arange(len(size)), size)
+    place = (laid.roots + np.arange(len(size))).astype(np.int32)
+    own = np.arange(len(laid.feature)) + tree + 1
+    local = own - place[tree]
+    earlier, known, share, reach, depth = _edges(
+        laid.roots, laid.feature, laid.left, laid.cover, place
+    )
+    leaf = laid.feature < 0
+    inner = np.flatnonzero(~leaf)
+    deepest = np.zeros(len(size), np.int64)
+    np.maximum.at(deepest, tree, depth)
+    chunks = np.maximum(1, -(-((deepest + 1) // 2) // LANES)).astype(np.int32)
+    points, weights = _rules(int(chunks.max(initial=1)))
+    edges = np.ones((len(known), 4))
+    edges[:, 0] = known
+    edges[own, 1] = np.where(leaf, laid.value, 1.0)
+    edges[:, 2] = share
+    nodes = [local[inner], local[laid.left[inner]], laid.feature[inner], earlier[inner]]
+    return ShapleyTables(
+        place=place,
+        inner_start=np.searchsorted(tree[inner], np.arange(len(size) + 1)).astype(np.int32),
+        nodes=np.column_stack([*nodes, laid.missing_left[inner]]).astype(np.int32),
+        threshold=laid.threshold[inner],
+        edges=edges,
+        chunks=chunks,
         points=points,
         weights=weights,
+        base=float(trees.base + np.sum(laid.value[leaf] * reach[leaf])),
     )
 
 
 @nb.njit(
-    "Tuple((int32[::1], int32[::1], float32[::1], float32[::1], boolean[::1], float64[::1], int64))"
-    "(int32[::1], int32[::1], int32[::1], float32[::1], int32[::1], boolean[::1], float64[::1])",
+    "Tuple((int32[::1], float64[::1], float64[::1], float64[::1], int32[::1]))"
+    "(int32[::1], int32[::1], int32[::1], float64[::1], int32[::1])",
     cache=True,
     nogil=True,
 )
-def _walk(
-    leaves: NDArray[np.int32],
-    parents: NDArray[np.int32],
+def _edges(
+    roots: NDArray[np.int32],
     feature: NDArray[np.int32],
-    threshold: NDArray[np.float32],
     left: NDArray[np.int32],
-    missing_left: NDArray[np.bool_],
     cover: NDArray[np.float64],
+    place: NDArray[np.int32],
 ) -> tuple[
     NDArray[np.int32],
-    NDArray[np.int32],
-    NDArray[np.float32],
-    NDArray[np.float32],
-    NDArray[np.bool_],
     NDArray[np.float64],
-    int,
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.int32],
 ]:
-    """From each leaf up to its root, joining the tests of the same feature."""
-    room = 0
-    for leaf in leaves:
-        node = leaf
-        while parents[node] >= 0:
-            node = parents[node]
-            room += 1
-    start = np.zeros(len(leaves) + 1, np.int32)
-    names = np.empty(room, np.int32)
-    low = np.empty(room, np.float32)
-    high = np.empty(room, np.float32)
-    missing = np.empty(room, np.bool_)
-    share = np.empty(room, np.float64)
-    end = 0
-    longest = 0
-    for number in range(len(leaves)):
-        first = end
-        child = leaves[number]
-        node = parents[child]
-        while node >= 0:
-            item = first
-            while item < end and names[item] != feature[node]:
-                item += 1
-            if item == end:
-                names[item] = feature[node]
-                low[item] = -np.inf
-                high[item] = np.inf
-                missing[item] = True
-                share[item] = 1.0
-                end += 1
-            if left[node] == child:
-                high[item] = min(high[item], threshold[node])
-                missing[item] = missing[item] and missing_left[node]
-            else:
-                low[item] = max(low[item], threshold[node])
-                missing[item] = missing[item] and not missing_left[node]
-            share[item] *= cover[child] / cover[node]
+    """From parents to children: earlier edges, shares, and how many features a path tests."""
+    nodes = len(feature)
+    earlier = np.zeros(nodes, np.int32)
+    reach = np.ones(nodes)
+    depth = np.zeros(nodes, np.int32)
+    above = np.full(nodes, -1, np.int32)
+    known = np.ones(nodes + len(roots))
+    share = np.ones(nodes + len(roots))
+    for tree in range(len(roots)):
+        first = roots[tree]
+        end = roots[tree + 1] if tree + 1 < len(roots) else nodes
+        for node in range(first, end):
+            if feature[node] < 0:
+                continue
             child = node
-            node = parents[child]
-        start[number + 1] = end
-        longest = max(longest, end - first)
-    return (
-        start,
-        names[:end].copy(),
-        low[:end].copy(),
-        high[:end].copy(),
-        missing[:end].copy(),
-        share[:end].copy(),
-        longest,
-    )
+            up = above[node]
+            while up >= 0 and feature[up] != feature[node]:
+                child = up
+                up = above[up]
+            if up >= 0:
+                earlier[node] = child - first + 1
+            for side in range(2):
+                one = left[node] + side
+                part = cover[one] / cover[node]
+                above[one] = node
+                reach[one] = reach[node] * part
+                depth[one] = depth[node] + (up < 0)
+                share[place[tree] + one - first + 1] = part
+                known[place[tree] + one - first + 1] = known[place[tree] + earlier[node]] * part
+    return earlier, known, share, reach, depth
 
 
-def _quadrature(longest: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # Row q holds the rule with q points on [0, 1].
-    count = (longest + 1) // 2
-    points = np.zeros((count + 1, count), np.float64)
-    weights = np.zeros((count + 1, count), np.float64)
-    for size in range(1, count + 1):
-        nodes, share = np.polynomial.legendre.leggauss(size)
-        points[size, :size] = (nodes + 1) / 2
-        weights[size, :size] = share / 2
+def _rules(most: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Row c holds the rule with c times four points on [0, 1].
+    points = np.zeros((most + 1, most * LANES))
+    weights = np.zeros((most + 1, most * LANES))
+    for chunks in range(1, most + 1):
+        nodes, share = np.polynomial.legendre.leggauss(chunks * LANES)
+        points[chunks, : chunks * LANES] = (nodes + 1) / 2
+        weights[chunks, : chunks * LANES] = share / 2
     return points, weights
 
 
-def shapley_values(paths: LeafPaths, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+def shapley_values(tables: ShapleyTables, rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return contributions, shape (n, k); each row and `base` add up to its raw score."""
     return _shapley(
         np.ascontiguousarray(rows, np.float32),
-        paths.start,
-        paths.value,
-        paths.feature,
-        paths.low,
-        paths.high,
-        paths.missing,
-        paths.share,
-        paths.gain_start,
-        paths.gain,
-        paths.points,
-        paths.weights,
+        tables.place,
+        tables.inner_start,
+        tables.nodes,
+        tables.threshold,
+        tables.edges,
+        tables.chunks,
+        tables.points,
+        tables.weights,
     )
 
 
+# The four lanes are spelled out below and become vector instructions only by LLVM's superword pass,
+# which numba leaves out unless told: a fifth less time for this kernel. Whether a cached kernel was
+# compiled with it changes nothing but its speed.
+_settings: Any = _numba_config
+_superword = _settings.SLP_VECTORIZE
+_settings.SLP_VECTORIZE = 1
+
+
 @nb.njit(
-    "float64[::1](int64[::1], int32[::1], float64[::1], float64[:,::1])",
+    "float64[:,::1](float32[:,::1], int32[::1], int32[::1], int32[:,::1], float32[::1],"
+    " float64[:,::1], int32[::1], float64[:,::1], float64[:,::1])",
     cache=True,
     nogil=True,
     error_model="numpy",
-)
-def _gains(
-    gain_start: NDArray[np.int64],
-    start: NDArray[np.int32],
-    share: NDArray[np.float64],
-    points: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return what a test that holds adds at each point over one that fails, point by point."""
-    gain = np.empty(gain_start[-1], np.float64)
-    for leaf in range(len(start) - 1):
-        first, size = start[leaf], start[leaf + 1] - start[leaf]
-        count = (size + 1) // 2
-        for point in range(count):
-            at = points[count, point]
-            for item in range(size):
-                z = share[first + item]
-                place = gain_start[leaf] + point * size + item
-                gain[place] = (1.0 - z) / (at + (1.0 - at) * z) + 1.0 / (1.0 - at)
-    return gain
-
-
-@nb.njit(
-    "float64[:,::1](float32[:,::1], int32[::1], float64[::1], int32[::1], float32[::1],"
-    " float32[::1], boolean[::1], float64[::1], int64[::1], float64[::1], float64[:,::1],"
-    " float64[:,::1])",
-    cache=True,
-    nogil=True,
-    fastmath={"contract"},
+    fastmath={"contract", "reassoc"},
 )
 def _shapley(
     rows: NDArray[np.float32],
-    start: NDArray[np.int32],
-    value: NDArray[np.float64],
-    feature: NDArray[np.int32],
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    missing: NDArray[np.bool_],
-    share: NDArray[np.float64],
-    gain_start: NDArray[np.int64],
-    gain: NDArray[np.float64],
+    place: NDArray[np.int32],
+    inner_start: NDArray[np.int32],
+    nodes: NDArray[np.int32],
+    threshold: NDArray[np.float32],
+    edges: NDArray[np.float64],
+    chunks: NDArray[np.int32],
     points: NDArray[np.float64],
     weights: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    # No branch depends on the row: a test that holds is the number 1.0 in the products below, one
-    # that fails 0.0. With m tests the integrand of a failed one is -1 / (1 - t) times the product.
+    # Unsigned indexes: numba then leaves out what negative ones would need.
+    u = np.uint64
+    one, two, three, four = u(1), u(2), u(3), u(4)
     out = np.zeros(rows.shape, np.float64)
-    inverse = 1.0 / (1.0 - points)
-    holds = np.empty(64, np.float64)
-    total = np.empty(64, np.float64)
+    most, widest = u(0), u(0)
+    for tree in range(len(place)):
+        end = place[tree + 1] if tree + 1 < len(place) else len(edges)
+        most = max(most, u(end - place[tree]))
+        widest = max(widest, u(inner_start[tree + 1] - inner_start[tree]))
+    product = np.empty(most * four)
+    # Whether every test of an edge's feature down to it holds; place 0 is "no earlier test".
+    holds = np.empty(most, np.int64)
+    holds[0] = 1
+    # By inner node, the child whose edge holds; 0 where an earlier test of the feature failed.
+    taken = np.empty(widest, np.int64)
     for row in range(rows.shape[0]):
-        for leaf in range(len(value)):
-            first = start[leaf]
-            size = start[leaf + 1] - first
-            for item in range(size):
-                at_item = first + item
-                cell = rows[row, feature[at_item]]
-                inside = (cell > low[at_item]) & (cell <= high[at_item])
-                holds[item] = inside | ((cell != cell) & missing[at_item])
-                total[item] = 0.0
-            count = (size + 1) // 2
-            for point in range(count):
-                at = points[count, point]
-                away = 1.0 - at
-                product = weights[count, point] * value[leaf]
-                for item in range(size):
-                    product *= away * share[first + item] + at * holds[item]
-                place = gain_start[leaf] + point * size
-                failed = inverse[count, point]
-                for item in range(size):
-                    total[item] += product * (holds[item] * gain[place + item] - failed)
-            for item in range(size):
-                out[row, feature[first + item]] += total[item]
+        cells = rows[row]
+        shares = out[row]
+        for tree in range(len(place)):
+            start, begin = u(place[tree]), u(inner_start[tree])
+            inner = u(inner_start[tree + 1]) - begin
+            rule = u(chunks[tree])
+            for chunk in range(rule):
+                lane = u(chunk) * four
+                t0, t1 = points[rule, lane], points[rule, lane + one]
+                t2, t3 = points[rule, lane + two], points[rule, lane + three]
+                a0, a1, a2, a3 = 1 - t0, 1 - t1, 1 - t2, 1 - t3
+                f0, f1, f2, f3 = 1 / a0, 1 / a1, 1 / a2, 1 / a3
+                product[4], product[5] = weights[rule, lane], weights[rule, lane + one]
+                product[6], product[7] = weights[rule, lane + two], weights[rule, lane + three]
+                # Down: a test that holds is t + (1 - t) z, one that fails (1 - t) z, both instead
+                # of what an earlier test of the feature gave; once one failed, only z shrinks.
+                for number in range(inner):
+                    node = begin + u(number)
+                    cell = cells[u(nodes[node, two])]
+                    goes_left = np.int64(
+                        (cell <= threshold[node]) | ((cell != cell) & (nodes[node, four] != 0))
+                    )
+                    low = np.int64(nodes[node, one])
+                    good, bad = u(low + 1 - goes_left), u(low + goes_left)
+                    before = u(nodes[node, three])
+                    ok = holds[before]
+                    holds[good] = ok
+                    holds[bad] = 0
+                    taken[u(number)] = np.int64(good) * ok
+                    p = u(nodes[node, 0]) * four
+                    p0, p1 = product[p], product[p + one]
+                    p2, p3 = product[p + two], product[p + three]
+                    g, b = start + good, start + bad
+                    good_value, bad_value = edges[g, one], edges[b, one]
+                    good *= four
+                    bad *= four
+                    if ok:
+                        if before:
+                            old = edges[start + before, 0]
+                            d0, d1, d2, d3 = (
+                                t0 + a0 * old, t1 + a1 * old, t2 + a2 * old, t3 + a3 * old,
+                            )  # fmt: skip
+                            p0, p1, p2, p3 = p0 / d0, p1 / d1, p2 / d2, p3 / d3
+                        q0, q1, q2, q3 = a0 * p0, a1 * p1, a2 * p2, a3 * p3
+                        p0, p1, p2, p3 = t0 * p0, t1 * p1, t2 * p2, t3 * p3
+                        new = edges[g, 0]
+                        p0, p1, p2, p3 = (
+                            p0 + q0 * new, p1 + q1 * new, p2 + q2 * new, p3 + q3 * new,
+                        )  # fmt: skip
+                        bad_value *= edges[b, 0]
+                    else:
+                        q0, q1, q2, q3 = p0, p1, p2, p3
+                        good_value *= edges[g, two]
+                        bad_value *= edges[b, two]
+                    product[good], product[good + one] = p0 * good_value, p1 * good_value
+                    product[good + two], product[good + three] = p2 * good_value, p3 * good_value
+                    product[bad], product[bad + one] = q0 * bad_value, q1 * bad_value
+                    product[bad + two], product[bad + three] = q2 * bad_value, q3 * bad_value
+                # Up: what lies below an edge, times what knowing its feature adds there, less what
+                # the earlier edge of the feature will add for the same leaves.
+                for back in range(inner):
+                    last = inner - one - u(back)
+                    node = begin + last
+                    x = u(nodes[node, one]) * four
+                    y = x + four
+                    s0, s1, s2, s3 = (
+                        product[x], product[x + one], product[x + two], product[x + three],
+                    )  # fmt: skip
+                    r0, r1, r2, r3 = (
+                        product[y], product[y + one], product[y + two], product[y + three],
+                    )  # fmt: skip
+                    s0, s1, s2, s3 = s0 + r0, s1 + r1, s2 + r2, s3 + r3
+                    p = u(nodes[node, 0]) * four
+                    product[p], product[p + one], product[p + two], product[p + three] = (
+                        s0, s1, s2, s3,
+                    )  # fmt: skip
+                    good = u(taken[last])
+                    if good == u(0):
+                        continue
+                    new = 1.0 - edges[start + good, 0]
+                    good *= four
+                    h0, h1, h2, h3 = (
+                        product[good], product[good + one],
+                        product[good + two], product[good + three],
+                    )  # fmt: skip
+                    d0, d1, d2, d3 = 1 - a0 * new, 1 - a1 * new, 1 - a2 * new, 1 - a3 * new
+                    d0, d1, d2, d3 = new / d0 + f0, new / d1 + f1, new / d2 + f2, new / d3 + f3
+                    h0, h1, h2, h3 = h0 * d0, h1 * d1, h2 * d2, h3 * d3
+                    d0, d1, d2, d3 = f0, f1, f2, f3
+                    before = u(nodes[node, three])
+                    if before:
+                        old = 1.0 - edges[start + before, 0]
+                        d0, d1, d2, d3 = 1 - a0 * old, 1 - a1 * old, 1 - a2 * old, 1 - a3 * old
+                        d0, d1, d2, d3 = old / d0 + f0, old / d1 + f1, old / d2 + f2, old / d3 + f3
+                    h0, h1, h2, h3 = h0 - s0 * d0, h1 - s1 * d1, h2 - s2 * d2, h3 - s3 * d3
+                    shares[u(nodes[node, two])] += (h0 + h1) + (h2 + h3)
     return out
 
 
-def warm() -> None:
-    """Load the kernels before the first alert."""
-    none, number = np.zeros(0, np.int32), np.zeros(0, np.float64)
-    start, rule = np.zeros(1, np.int32), np.zeros((2, 1))
-    bound, places = np.zeros(0, np.float32), np.zeros(1, np.int64)
-    gain = _gains(places, start, number, rule)
-    _shapley(
-        np.zeros((1, 1), np.float32),
-        start,
-        number,
-        none,
-        bound,
-        bound,
-        np.zeros(0, np.bool_),
-        number,
-        places,
-        gain,
-        rule,
-        rule,
-    )
+_settings.SLP_VECTORIZE = _superword

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models._offers import (
+    PAIR_STEP,
+    SINGLES,
+    Offers,
+    nearest,
+    pair_groups,
+    rising,
+    single_groups,
+)
+from models._trials import TreeTrials
+from models.explain import TreeReading
+
 __all__ = ["Change", "ChangeFinder"]
 
 Rows = NDArray[np.float64]
-
-_VALUES: Final = 8
-_PAIR_VALUES: Final = 4
-# Candidate values per feature: quantiles of the reference rows. Fewer make changes larger than they
-# need be, more cost rows to score: an alert costs at most 6 x 8 rows, and 3 x 16 more where no
-# single feature is enough.
-
-_SINGLES: Final = 6
-_PAIRED: Final = 3
+Groups = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class ChangeFinder:
         names: tuple[str, ...],
         reference: NDArray[np.floating[Any]],
         score: Callable[[Rows], Rows],
+        reading: TreeReading | None = None,
     ) -> None:
         """Take the features in the model's order.
 
@@ -49,28 +53,19 @@ class ChangeFinder:
             names: k names.
             reference: shape (rows, k), the rows whose values may be proposed; NaN is skipped.
             score: scores rows of shape (n, k).
+            reading: the model's trees; None has every trial scored by `score`.
         """
         self._names = names
         self._score = score
-        self._sorted: list[Rows] = []
-        self._values = np.full((len(names), _VALUES), np.nan)
-        self._ranks = np.zeros((len(names), _VALUES))
-        wanted = np.linspace(0.0, 1.0, _VALUES)
-        for column in range(len(names)):
-            cells = reference[:, column].astype(np.float64)
-            known = np.sort(cells[~np.isnan(cells)])
-            self._sorted.append(known)
-            if len(known):
-                # A real value, not one between two: half a payment would explain nothing.
-                self._values[column] = np.quantile(known, wanted, method="nearest")
-                self._ranks[column] = _ranks(known, self._values[column])
+        self._offers = Offers.of(reference)
+        self._trials = None if reading is None else TreeTrials(reading, self._offers)
 
     def find(self, rows: Rows, contributions: Rows, threshold: float) -> list[Change | None]:
         """Return for each row the change that brings its score below `threshold`, None without one.
 
         One feature is always preferred to two, then the change nearest in ranks among the
         reference. Only the features that raised the score most are changed (6 alone, 3 in pairs),
-        and only to values that reference rows really have. All rows are scored in two calls.
+        and only to values that reference rows really have.
 
         Args:
             rows: shape (n, k).
@@ -78,67 +73,89 @@ class ChangeFinder:
             threshold: the score from which an alert is raised.
         """
         found: list[Change | None] = [None] * len(rows)
-        rising = np.argsort(-np.nan_to_num(contributions, nan=-np.inf), axis=1, kind="stable")
-        raised = np.take_along_axis(np.nan_to_num(contributions), rising, axis=1) > 0
-        for size, most in ((1, _SINGLES), (2, _PAIRED)):
-            left = [row for row in range(len(rows)) if found[row] is None]
-            groups = [
-                (row, chosen)
-                for row in left
-                for chosen in itertools.combinations(
-                    rising[row, :most][raised[row, :most]].tolist(), size
-                )
-            ]
-            if groups:
-                self._try(rows, groups, threshold, found)
+        asked = list(range(len(rows)))
+        if self._trials is not None:
+            asked = self._find_by_trees(rows, contributions, threshold, found)
+        if asked:
+            order = rising(contributions[asked], self._offers.start, SINGLES)
+            for groups, step in ((single_groups(order), 1), (pair_groups(order), PAIR_STEP)):
+                left = [place for place, row in enumerate(asked) if found[row] is None]
+                if left:
+                    again = [asked[place] for place in left]
+                    changes = self._search(rows[again], groups[left], step, threshold)
+                    for row, change in zip(again, changes, strict=True):
+                        found[row] = change
         return found
 
-    def _try(
-        self,
-        rows: Rows,
-        groups: list[tuple[int, tuple[int, ...]]],
-        threshold: float,
-        found: list[Change | None],
-    ) -> None:
-        size = len(groups[0][1])
-        step = 1 if size == 1 else _VALUES // _PAIR_VALUES
-        values = self._values[:, ::step]
-        each = values.shape[1] ** size
-        trial = np.repeat(rows[[row for row, _ in groups]], each, axis=0)
-        for number, (_, chosen) in enumerate(groups):
-            place = slice(number * each, (number + 1) * each)
-            if size == 1:
-                trial[place, chosen[0]] = values[chosen[0]]
-            else:
-                trial[place, chosen[0]] = np.repeat(values[chosen[0]], values.shape[1])
-                trial[place, chosen[1]] = np.tile(values[chosen[1]], values.shape[1])
-        scores = self._score(trial).reshape(len(groups), each)
-        best: dict[int, float] = {}
-        # NaN, of a feature without known values or a model that cannot score it, is not below.
-        below = scores < threshold
-        for number in np.flatnonzero(below.any(axis=1)).tolist():
-            row, chosen = groups[number]
-            cost = np.where(below[number], self._costs(rows[row], chosen, step), np.inf)
-            at = int(cost.argmin())
-            if cost[at] < best.get(row, np.inf):
-                best[row] = float(cost[at])
-                after = trial[number * each + at]
+    def _find_by_trees(
+        self, rows: Rows, contributions: Rows, threshold: float, found: list[Change | None]
+    ) -> list[int]:
+        """Fill `found` and return the rows for which the model has to be asked everything."""
+        if self._trials is None:
+            return []
+        asked, changed = [], []
+        plans = self._trials.nearest(rows, contributions, threshold)
+        for row, plan in enumerate(plans):
+            if plan[0] < 0:
+                asked.append(row)
+            elif plan[0]:
+                changed.append(row)
+        if not changed:
+            return asked
+        trial = rows[changed]
+        for place, row in enumerate(changed):
+            size, first, second, one, two = plans[row]
+            trial[place, int(first)] = one
+            if size > 1:
+                trial[place, int(second)] = two
+        # What is told is the model's own word; where it disagrees, it is asked everything.
+        for row, score in zip(changed, self._score(trial).tolist(), strict=True):
+            if score < threshold:
+                size, first, second, one, two = plans[row]
+                features = (int(first), int(second))[: int(size)]
                 found[row] = Change(
-                    tuple(self._names[one] for one in chosen),
-                    tuple(float(rows[row, one]) for one in chosen),
-                    tuple(float(after[one]) for one in chosen),
-                    float(scores[number, at]),
+                    tuple([self._names[feature] for feature in features]),
+                    tuple([float(rows[row, feature]) for feature in features]),
+                    (one, two)[: int(size)],
+                    score,
                 )
+            else:
+                asked.append(row)
+        return asked
 
-    def _costs(self, row: Rows, chosen: tuple[int, ...], step: int) -> Rows:
-        steps = [
-            np.abs(self._ranks[one][::step] - _ranks(self._sorted[one], row[one : one + 1]))
-            for one in chosen
+    def _search(
+        self, rows: Rows, groups: Groups, step: int, threshold: float
+    ) -> list[Change | None]:
+        """Ask the model about groups of features, shape (n, c, 2) as of `single_groups`."""
+        offered = self._offers.values[:, ::step]
+        count, width = groups.shape[1], offered.shape[1]
+        shape = (len(rows), count, width, width if step > 1 else 1)
+        trial = np.broadcast_to(rows[:, None, None, None, :], (*shape, rows.shape[1])).copy()
+        for row, one in np.ndindex(len(rows), count):
+            first, second = groups[row, one].tolist()
+            if first >= 0:
+                trial[row, one, :, :, first] = offered[first][:, None]
+            if second >= 0:
+                trial[row, one, :, :, second] = offered[second][None, :]
+        scores = self._score(trial.reshape(-1, rows.shape[1])).reshape(shape)
+        offers = self._offers
+        best, _ = nearest(
+            rows, groups, scores, offers.ranks, offers.known, offers.start, step, threshold, 0.0
+        )
+        return [
+            None
+            if one < 0
+            else self._change(
+                rows[row], trial[row, one, i, j], groups[row, one], float(scores[row, one, i, j])
+            )
+            for row, (one, i, j) in enumerate(best.tolist())
         ]
-        costs: Rows = steps[0] if len(steps) == 1 else np.add.outer(*steps).ravel()
-        return costs
 
-
-def _ranks(known: Rows, values: Rows) -> Rows:
-    places: Rows = np.searchsorted(known, values, side="right") / max(1, len(known))
-    return places
+    def _change(self, row: Rows, after: Rows, group: NDArray[np.int64], score: float) -> Change:
+        chosen = [one for one in group.tolist() if one >= 0]
+        return Change(
+            tuple(self._names[one] for one in chosen),
+            tuple(float(row[one]) for one in chosen),
+            tuple(float(after[one]) for one in chosen),
+            score,
+        )

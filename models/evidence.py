@@ -54,7 +54,9 @@ class EvidenceMaker:
         self._explainer = explainer
         self._columns = columns
         self._names = explainer.names
-        self._finder = ChangeFinder(self._names, reference[:, : len(self._names)], score)
+        self._finder = ChangeFinder(
+            self._names, reference[:, : len(self._names)], score, explainer.reading
+        )
         self._writer = SentenceWriter(self._names)
 
     def of(
@@ -69,10 +71,12 @@ class EvidenceMaker:
         explained = self._explainer.explain(rows)
         shares = explained.contributions
         changes: list[Change | None] = [None] * len(rows)
-        wanted = np.flatnonzero(by_score)
-        if len(wanted):
+        wanted = [row for row, alone in enumerate(by_score.tolist()) if alone]
+        if len(wanted) == len(rows):
+            changes = self._finder.find(rows, shares, threshold)
+        elif wanted:
             found = self._finder.find(rows[wanted], shares[wanted], threshold)
-            for place, change in zip(wanted.tolist(), found, strict=True):
+            for place, change in zip(wanted, found, strict=True):
                 changes[place] = change
         return Evidence(
             names=self._names,

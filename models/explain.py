@@ -24,11 +24,12 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models._shapley import LeafPaths, leaf_paths, shapley_values
+from models._shapley import shapley_tables, shapley_values
 from models.errors import ModelError
 from models.manifest import Manifest
+from models.trees import Trees, raw_scores, trees_of_node
 
-__all__ = ["Explainer", "Explanation", "Rows", "Scale", "explainer_of"]
+__all__ = ["Explainer", "Explanation", "Rows", "Scale", "TreeReading", "explainer_of"]
 
 Scale = Literal["log_odds", "probability", "margin", "path_length"]
 """What contributions add up to."""
@@ -57,9 +58,18 @@ class Explanation:
     error: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class TreeReading:
+    """A model that is its trees, and the scale of their raw scores, never `margin`."""
+
+    trees: Trees
+    scale: Scale
+
+
 class _Body(Protocol):
     method: Method
     scale: Scale
+    reading: TreeReading | None
 
     def explain(self, rows: Rows) -> Explanation: ...
 
@@ -72,6 +82,7 @@ class Explainer:
         self.names: Final = names
         self.method: Final = body.method
         self.scale: Final = body.scale
+        self.reading: Final = body.reading
         self._body: Final = body
 
     def explain(self, rows: Rows) -> Explanation:
@@ -79,16 +90,32 @@ class Explainer:
         return self._body.explain(rows)
 
 
+def _logistic(raw: Rows) -> Rows:
+    # A score of 0 is right where the exponential is too large for a float64.
+    with np.errstate(over="ignore"):
+        scores: Rows = 1 / (1 + np.exp(-raw))
+    return scores
+
+
+_LINKS: Final[dict[Scale, Callable[[Rows], Rows]]] = {
+    "log_odds": _logistic,
+    "path_length": np.exp2,
+    "probability": lambda raw: raw,
+}
+
+
 class _TreeBody:
     method: Method = "tree"
 
-    def __init__(self, paths: LeafPaths, scale: Scale) -> None:
+    def __init__(self, trees: Trees, scale: Scale) -> None:
         self.scale: Scale = scale
-        self._paths = paths
+        # After a softmax the score is not a matter of the one class' trees.
+        self.reading = None if scale == "margin" else TreeReading(trees, scale)
+        self._tables = shapley_tables(trees)
 
     def explain(self, rows: Rows) -> Explanation:
-        shares = shapley_values(self._paths, rows.astype(np.float32))
-        return Explanation(shares, np.full(len(rows), self._paths.base), np.zeros_like(shares))
+        shares = shapley_values(self._tables, rows.astype(np.float32))
+        return Explanation(shares, np.full(len(rows), self._tables.base), np.zeros_like(shares))
 
 
 class _LinearBody:
@@ -96,6 +123,7 @@ class _LinearBody:
 
     method: Method = "linear"
     scale: Scale = "log_odds"
+    reading: TreeReading | None = None
 
     def __init__(self, mean: Rows, weight: Rows, intercept: float) -> None:
         self._mean, self._weight, self._intercept = mean, weight, intercept
@@ -110,6 +138,7 @@ class _SampledBody:
 
     method: Method = "sampled"
     scale: Scale = "probability"
+    reading: TreeReading | None = None
 
     def __init__(self, score: Callable[[Rows], Rows], background: Rows, seed: int = 0) -> None:
         self._score = score
@@ -184,8 +213,6 @@ def _exact_body(manifest: Manifest, data: bytes) -> _Body | None:
 
 
 def _tree_body(manifest: Manifest, graph: Any, node: Any) -> _Body | None:
-    from models.trees import raw_scores, trees_of_node
-
     golden = manifest.golden.input_matrix().astype(np.float32)
     expected = np.array(manifest.golden.outputs)
     chosen = manifest.output.class_index or 0
@@ -193,13 +220,13 @@ def _tree_body(manifest: Manifest, graph: Any, node: Any) -> _Body | None:
     if node.op_type == "TreeEnsembleRegressor":
         trees = trees_of_node(node)
         raw = raw_scores(trees, golden)
-        links: dict[str, tuple[Scale, Any]] = {
-            "Sigmoid": ("log_odds", lambda one: 1 / (1 + np.exp(-one))),
-            "Pow": ("path_length", np.exp2),
-            "TreeEnsembleRegressor": ("probability", lambda one: one),
+        scales: dict[str, Scale] = {
+            "Sigmoid": "log_odds",
+            "Pow": "path_length",
+            "TreeEnsembleRegressor": "probability",
         }
-        scale, link = links[after[-1]]
-        if len(after) > 2 or np.abs(link(raw) - expected).max() > _LINK_TOLERANCE:
+        scale = scales[after[-1]]
+        if len(after) > 2 or np.abs(_LINKS[scale](raw) - expected).max() > _LINK_TOLERANCE:
             return None
     else:
         if after != ["TreeEnsembleClassifier"]:
@@ -218,7 +245,7 @@ def _tree_body(manifest: Manifest, graph: Any, node: Any) -> _Body | None:
         trees, scale = every[chosen], found
     if not trees.has_cover:
         trees = trees.with_cover(golden)
-    return _TreeBody(leaf_paths(trees), scale)
+    return _TreeBody(trees, scale)
 
 
 def _classifier_scale(raw: Rows, expected: Rows, chosen: int) -> Scale | None:
@@ -226,7 +253,7 @@ def _classifier_scale(raw: Rows, expected: Rows, chosen: int) -> Scale | None:
     powers = np.exp(raw - raw.max(axis=1, keepdims=True))
     candidates: tuple[tuple[Scale, Rows], ...] = (
         ("probability", raw[:, chosen]),
-        ("log_odds", 1 / (1 + np.exp(-raw[:, chosen]))),
+        ("log_odds", _logistic(raw[:, chosen])),
         ("margin", powers[:, chosen] / powers.sum(axis=1)),
     )
     for scale, scores in candidates:

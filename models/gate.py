@@ -49,6 +49,7 @@ def admit(
     try:
         _check_golden(model)
         _check_finite(model)
+        model.compile_trees()
         _check_latency(model, latency_budget_us, clock_ns)
     except (ModelError, ManifestError, ModelNotFoundError):
         raise

@@ -33,7 +33,7 @@ from jobs.fraud.customer_stage import event_batch
 from jobs.fraud.intake import Refusal
 from jobs.fraud.model_routes import route_hashes
 from jobs.fraud.parts import now_ms
-from jobs.fraud.reasons import ScoredRows, only_by_score
+from jobs.fraud.reasons import ScoredRows
 from jobs.fraud.rule_columns import PROFILE_KINDS
 from jobs.fraud.shard import DecisionShard
 from jobs.rules.decision import Decision, decide
@@ -268,19 +268,21 @@ class DecisionStage:
         decided_at_ms: int,
     ) -> bytes:
         frames = []
-        for index in np.unique(scores.model_index[alerts]).tolist():
-            mine = alerts[scores.model_index[alerts] == index]
+        models = scores.model_index[alerts]
+        for index in sorted(set(models.tolist())):
+            mine = alerts[models == index]
             version, thresholds = unit.engine.versions[index], unit.thresholds(index)
+            builder = unit.builder(thresholds)
             evidence = (
                 unit.engine.model(version)
                 .evidence()
                 .of(
                     scored.features[mine],
-                    only_by_score(scored, mine, unit.rules),
+                    builder.only_by_score(scored, mine),
                     thresholds.review,
                 )
             )
-            built = unit.builder(thresholds).build(scored, mine, evidence, version, decided_at_ms)
+            built = builder.build(scored, mine, evidence, version, decided_at_ms)
             frames += [
                 write_frame(
                     self._alert_topic,

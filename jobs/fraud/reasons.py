@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from math import isnan
+from math import isfinite, isnan
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +20,7 @@ from jobs.rules.ruleset import Action, RuleColumns, RuleSet
 from models.evidence import Evidence
 from schemas.columns import NumberColumn, StringColumn
 
-__all__ = ["FRAUD_CAUSE", "AlertBuilder", "ScoredRows", "alert_id", "only_by_score"]
+__all__ = ["FRAUD_CAUSE", "AlertBuilder", "ScoredRows", "alert_id"]
 
 FRAUD_CAUSE: Final = "fraud"
 """Cause of every alert of the fraud job: one event raises at most one.
@@ -62,14 +62,6 @@ class ScoredRows:
     ingested_at_ms: NDArray[np.integer[Any]]
 
 
-def only_by_score(scored: ScoredRows, rows: NDArray[np.int64], rules: RuleSet) -> NDArray[np.bool_]:
-    """Return which of the rows in `rows` alert for their score alone, no rule besides."""
-    stern = (rules.actions == int(Action.REVIEW)) | (rules.actions == int(Action.BLOCK))
-    by_rule = scored.fired[np.ix_(rows, np.flatnonzero(stern))].any(axis=1)
-    alone: NDArray[np.bool_] = (scored.decision.causes[rows] == Cause.SCORE) & ~by_rule
-    return alone
-
-
 class AlertBuilder:
     """Builds the alerts of one job under one rule set; make a new one when the rules change."""
 
@@ -78,6 +70,19 @@ class AlertBuilder:
         self._rules = rules
         self._thresholds = thresholds
         self._feature_set_version = feature_set_version
+        stern = (int(Action.REVIEW), int(Action.BLOCK))
+        self._stern = [n for n, action in enumerate(rules.actions.tolist()) if action in stern]
+        self._order = rules.order.tolist()
+
+    def only_by_score(self, scored: ScoredRows, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of the rows in `rows` alert for their score alone, no rule besides."""
+        alone = [
+            cause == Cause.SCORE and not any(fired[number] for number in self._stern)
+            for cause, fired in zip(
+                scored.decision.causes[rows].tolist(), scored.fired[rows].tolist(), strict=True
+            )
+        ]
+        return np.array(alone, np.bool_)
 
     def build(
         self,
@@ -114,7 +119,7 @@ class AlertBuilder:
         code = int(decision.codes[row])
         blocked = code == DecisionCode.BLOCK
         score = float(scored.score[row])
-        has_score = bool(np.isfinite(score))
+        has_score = isfinite(score)
         event_id = _text(scored.columns, "event_id", row)
         return {
             "alert_id": alert_id(event_id, FRAUD_CAUSE),
@@ -160,7 +165,8 @@ class AlertBuilder:
         self, scored: ScoredRows, row: int, evidence: Evidence | None, position: int
     ) -> list[dict[str, Any]]:
         deciding = int(scored.decision.rule[row])
-        numbers = [n for n in self._rules.order.tolist() if scored.fired[row, n] and n != deciding]
+        fired = scored.fired[row].tolist()
+        numbers = [n for n in self._order if fired[n] and n != deciding]
         if deciding >= 0:
             numbers.insert(0, deciding)
         reasons = [
@@ -171,7 +177,7 @@ class AlertBuilder:
             )
             for number in numbers
         ]
-        if not np.isfinite(scored.score[row]):
+        if not isfinite(scored.score[row]):
             text = "No model could score this event."
             reasons.append(_reason(NO_SCORE, "rule", text))
         elif evidence is not None:

@@ -99,6 +99,7 @@ class DecisionShard:
         if models_state is not None:
             self.engine.restore(models_state)
         self._thresholds: Thresholds | None = None
+        self._own_thresholds: dict[int, Thresholds] = {}
         rules_state = state.get(RULES_KEY)
         if rules_state is not None:
             saved: dict[str, Any] = json.loads(rules_state)
@@ -126,6 +127,12 @@ class DecisionShard:
         """Return a model's thresholds: control record, then settings, then the model's own."""
         if self._thresholds is not None:
             return self._thresholds
+        known = self._own_thresholds.get(model_index)
+        if known is None:
+            known = self._own_thresholds[model_index] = self._thresholds_of(model_index)
+        return known
+
+    def _thresholds_of(self, model_index: int) -> Thresholds:
         fraud = self._settings.fraud
         own = self.engine.thresholds()[model_index]
         review = fraud.review_threshold
@@ -150,6 +157,7 @@ class DecisionShard:
         if control.kind in MODEL_CONTROL_KINDS:
             outcome = self.engine.apply(control)
             if outcome.accepted:
+                self._own_thresholds.clear()
                 self._state.put(MODELS_KEY, self.engine.snapshot())
             return outcome
         if control.kind == "ping":

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from models._libraries import trees_of_lightgbm
-from models._shapley import leaf_paths, shapley_values
+from models._shapley import shapley_tables, shapley_values
 from models.errors import ModelError
 from models.evaluate import Labelled, evaluate
 from models.kinds import KINDS, fit, kind_named
@@ -217,12 +217,12 @@ def test_contributions_equal_lightgbm() -> None:
     model.fit(DATA.rows, DATA.is_fraud)
     trees = trees_of_lightgbm(model.booster_)
     rows = np.nan_to_num(_events(2_000))
-    paths = leaf_paths(trees)
-    shares = shapley_values(paths, rows)
-    np.testing.assert_allclose(shares.sum(axis=1) + paths.base, raw_scores(trees, rows), atol=1e-9)
+    tables = shapley_tables(trees)
+    shares = shapley_values(tables, rows)
+    np.testing.assert_allclose(shares.sum(axis=1) + tables.base, raw_scores(trees, rows), atol=1e-9)
     theirs = model.booster_.predict(rows, pred_contrib=True)
     np.testing.assert_allclose(shares, theirs[:, :-1], atol=1e-9)
-    assert paths.base == pytest.approx(theirs[0, -1], abs=1e-9)
+    assert tables.base == pytest.approx(theirs[0, -1], abs=1e-9)
 
 
 def test_equal_scores_give_no_better_than_chance() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import fastavro
 import numpy as np
 
-from jobs.fraud.reasons import FRAUD_CAUSE, AlertBuilder, ScoredRows, alert_id, only_by_score
+from jobs.fraud.reasons import FRAUD_CAUSE, AlertBuilder, ScoredRows, alert_id
 from jobs.rules.decision import Thresholds, decide
 from jobs.rules.ruleset import Action, Rule, RuleSet
 from models.counterfactual import Change
@@ -156,7 +156,7 @@ def test_only_alerts_that_no_rule_raised_are_by_score_alone() -> None:
     rows = batch.decision.alerts
     assert rows.tolist() == [0, 1, 2, 3]
     # The last is blocked by its score; a review rule would alert without it.
-    assert only_by_score(batch, rows, RULES).tolist() == [True, False, True, False]
+    assert BUILDER.only_by_score(batch, rows).tolist() == [True, False, True, False]
 
 
 def test_a_missing_score_is_a_reason_and_never_reaches_the_record_as_nan() -> None:
