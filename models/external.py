@@ -103,7 +103,7 @@ def describe_external(
             )
             raise ManifestError(msg)
         output = ModelOutput(name=chosen, form="matrix", class_index=class_index)
-    draft = Manifest(
+    draft = Manifest.checked(
         name=name,
         kind="external",
         description=description,

@@ -193,12 +193,28 @@ class Manifest(_Part):
         try:
             return Manifest.model_validate_json(text)
         except ValidationError as e:
-            listed = "; ".join(
-                f"{'.'.join(str(step) for step in error['loc']) or 'manifest'}: {error['msg']}"
-                for error in e.errors(include_url=False, include_input=False)
-            )
-            msg = f"reading a model manifest: {listed}"
+            msg = f"reading a model manifest: {_listed(e)}"
             raise ManifestError(msg) from e
+
+    @staticmethod
+    def checked(**fields: Any) -> Manifest:
+        """Make a manifest from fields that a person chose.
+
+        Raises:
+            ManifestError: with every mistake in them.
+        """
+        try:
+            return Manifest(**fields)
+        except ValidationError as e:
+            msg = f"describing {fields.get('name')!r}: {_listed(e)}"
+            raise ManifestError(msg) from e
+
+
+def _listed(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(step) for step in one['loc']) or 'manifest'}: {one['msg']}"
+        for one in error.errors(include_url=False, include_input=False)
+    )
 
 
 def version_of(name: str, sha256: str) -> str:

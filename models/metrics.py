@@ -7,6 +7,7 @@ bootstrap over customers needs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,15 +19,18 @@ __all__ = [
     "CalibrationBin",
     "Interval",
     "MoneyPoint",
+    "Ranked",
     "at_budget",
     "auc_roc",
     "average_precision",
     "best_money_threshold",
-    "bootstrap_by_customer",
     "bootstrap_of_days",
     "brier_score",
     "calibration_bins",
+    "calibration_groups",
     "card_precision_by_day",
+    "customer_weights",
+    "interval",
     "money_curve",
     "paired_difference",
     "threshold_for_budget",
@@ -55,6 +59,8 @@ class BudgetResult:
     precision: float
     recall: float
     threshold: float
+    precision_interval: Interval | None = None
+    recall_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class CalibrationBin:
     predicted: float
     observed: float
     count: int
+    observed_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +83,18 @@ class MoneyPoint:
     frauds: int
 
 
-class _Ranked:
+class Ranked:
     """Scores sorted once, descending, with the ends of runs of equal scores."""
 
     def __init__(self, is_fraud: Flags, scores: Scores) -> None:
+        """Sort; what follows may be asked again and again with other weights."""
         self.order = np.argsort(-scores, kind="stable")
         self.fraud = is_fraud[self.order]
         ranked = scores[self.order]
         self.ends = np.append(np.flatnonzero(np.diff(ranked) != 0), len(ranked) - 1)
 
     def cumulative(self, weights: Scores | None) -> tuple[Scores, Scores]:
+        """Return frauds and others at or above each different score, highest first."""
         if weights is None:
             hits = np.cumsum(self.fraud, dtype=np.float64)
             total = np.arange(1, len(self.fraud) + 1, dtype=np.float64)
@@ -96,6 +105,7 @@ class _Ranked:
         return hits[self.ends], (total - hits)[self.ends]
 
     def auc(self, weights: Scores | None = None) -> float:
+        """Return the area under the ROC curve; NaN when only one class is present."""
         hits, misses = self.cumulative(weights)
         if hits[-1] == 0 or misses[-1] == 0:
             return float("nan")
@@ -104,6 +114,7 @@ class _Ranked:
         return float(np.trapezoid(true_rate, false_rate))
 
     def precision(self, weights: Scores | None = None) -> float:
+        """Return the average precision; NaN without frauds."""
         hits, misses = self.cumulative(weights)
         if hits[-1] == 0:
             return float("nan")
@@ -114,12 +125,12 @@ class _Ranked:
 
 def auc_roc(is_fraud: Flags, scores: Scores) -> float:
     """Return the area under the ROC curve; NaN when only one class is present."""
-    return _Ranked(is_fraud, scores).auc()
+    return Ranked(is_fraud, scores).auc()
 
 
 def average_precision(is_fraud: Flags, scores: Scores) -> float:
     """Return the mean precision over recall steps; NaN without frauds."""
-    return _Ranked(is_fraud, scores).precision()
+    return Ranked(is_fraud, scores).precision()
 
 
 def brier_score(is_fraud: Flags, scores: Scores) -> float:
@@ -227,40 +238,20 @@ def calibration_bins(is_fraud: Flags, scores: Scores, bins: int = 10) -> list[Ca
     Frauds are rare, so equal-count bins would put all of them in the last one; cutting the
     cumulated score instead gives each bin about the same expected number.
     """
+    return [
+        CalibrationBin(float(scores[rows].mean()), float(is_fraud[rows].mean()), len(rows))
+        for rows in calibration_groups(scores, bins)
+    ]
+
+
+def calibration_groups(scores: Scores, bins: int = 10) -> list[NDArray[np.int64]]:
+    """Return the row numbers of each bin of `calibration_bins`, none of them empty."""
     order = np.argsort(scores, kind="stable")
     cumulated = np.cumsum(scores[order])
     if cumulated[-1] <= 0:
         return []
     edges = np.searchsorted(cumulated, np.linspace(0, cumulated[-1], bins + 1)[1:-1])
-    groups = np.split(order, np.unique(edges))
-    return [
-        CalibrationBin(float(scores[rows].mean()), float(is_fraud[rows].mean()), len(rows))
-        for rows in groups
-        if len(rows)
-    ]
-
-
-def bootstrap_by_customer(
-    is_fraud: Flags,
-    scores: Scores,
-    customer_codes: NDArray[np.int64],
-    generator: np.random.Generator,
-    replicates: int = 200,
-) -> tuple[Interval, Interval]:
-    """Return intervals of AUC ROC and average precision, resampling whole customers.
-
-    Payments of one customer are not independent; resampling rows would make intervals too narrow.
-    """
-    ranked = _Ranked(is_fraud, scores)
-    customers, codes = np.unique(customer_codes, return_inverse=True)
-    areas = np.empty(replicates)
-    precisions = np.empty(replicates)
-    for replicate in range(replicates):
-        drawn = generator.integers(0, len(customers), len(customers))
-        weights = np.bincount(drawn, minlength=len(customers)).astype(np.float64)[codes]
-        areas[replicate] = ranked.auc(weights)
-        precisions[replicate] = ranked.precision(weights)
-    return _interval(areas), _interval(precisions)
+    return [rows for rows in np.split(order, np.unique(edges)) if len(rows)]
 
 
 def bootstrap_of_days(
@@ -271,7 +262,7 @@ def bootstrap_of_days(
     if len(values) == 0:
         return Interval(float("nan"), float("nan"), 0)
     drawn = generator.integers(0, len(values), (replicates, len(values)))
-    return _interval(values[drawn].mean(axis=1))
+    return interval(values[drawn].mean(axis=1))
 
 
 def paired_difference(
@@ -286,17 +277,31 @@ def paired_difference(
 
     Both are resampled together, customer by customer, so what they share cancels out.
     """
-    first, second = _Ranked(is_fraud, scores), _Ranked(is_fraud, other_scores)
+    first, second = Ranked(is_fraud, scores), Ranked(is_fraud, other_scores)
+    differences = np.array(
+        [
+            first.precision(weights) - second.precision(weights)
+            for weights in customer_weights(customer_codes, generator, replicates)
+        ]
+    )
+    return first.precision(), second.precision(), interval(differences)
+
+
+def customer_weights(
+    customer_codes: NDArray[np.int64], generator: np.random.Generator, replicates: int = 200
+) -> Iterator[Scores]:
+    """Yield row multiplicities of samples of whole customers, drawn with replacement.
+
+    Payments of one customer are not independent; resampling rows would make intervals too narrow.
+    """
     customers, codes = np.unique(customer_codes, return_inverse=True)
-    differences = np.empty(replicates)
-    for replicate in range(replicates):
+    for _ in range(replicates):
         drawn = generator.integers(0, len(customers), len(customers))
-        weights = np.bincount(drawn, minlength=len(customers)).astype(np.float64)[codes]
-        differences[replicate] = first.precision(weights) - second.precision(weights)
-    return first.precision(), second.precision(), _interval(differences)
+        yield np.bincount(drawn, minlength=len(customers)).astype(np.float64)[codes]
 
 
-def _interval(samples: Scores) -> Interval:
+def interval(samples: Scores) -> Interval:
+    """Return the 95 % percentile interval of resampled values; NaN ones are left out."""
     samples = samples[~np.isnan(samples)]
     if len(samples) == 0:
         return Interval(float("nan"), float("nan"), 0)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from models.manifest import Manifest
+from models.metrics import Interval
 from models.training import TrainingRun
 
 __all__ = ["report_html"]
@@ -51,8 +52,8 @@ compromised left the test.</p>
 {% for row in measures %}<tr><td>{{ row[0] }}</td><td class="number">{{ row[1] }}</td>
 <td class="number">{{ row[2] }}</td></tr>
 {% endfor %}</table>
-<p class="note">Intervals: 200 resamples of whole customers (AUC, average precision), resamples of
-test days (card precision).</p>
+<p class="note">Intervals at 95 %, here and below: 200 resamples of whole customers; of test days
+for cards.</p>
 
 <div class="plots">{% for plot in plots %}<div>{{ plot | safe }}</div>{% endfor %}</div>
 
@@ -61,8 +62,8 @@ test days (card precision).</p>
 <tr><th class="number">alerts a day</th><th class="number">precision</th><th
 class="number">recall</th> <th class="number">lowest score reviewed</th></tr>
 {% for one in budgets %}<tr><td class="number">{{ one.budget }}</td>
-<td class="number">{{ "%.3f" % one.precision }}</td>
-<td class="number">{{ "%.3f" % one.recall }}</td>
+<td class="number">{{ "%.3f" % one.precision }} {{ between(one.precision_interval) }}</td>
+<td class="number">{{ "%.3f" % one.recall }} {{ between(one.recall_interval) }}</td>
 <td class="number">{{ "%.4f" % one.threshold }}</td></tr>
 {% endfor %}</table>
 
@@ -70,8 +71,13 @@ class="number">recall</th> <th class="number">lowest score reviewed</th></tr>
 <p>Review from {{ "%.4f" % thresholds.review }}, block from {{ "%.4f" % thresholds.block }}
 ({{ thresholds.basis }}).</p>
 <p>On the test days the review threshold gave {{ "{:,}".format(at_review.reviews) }} reviews with
-precision {{ "%.3f" % at_review.precision }} and recall {{ "%.3f" % at_review.recall }}, and kept
-{{ "{:,.2f}".format(at_review.money_saved_minor / 100) }} of
+precision {{ "%.3f" % at_review.precision }}
+({{ "%.3f to %.3f" | format(*at_review.precision_interval) }}) and recall
+{{ "%.3f" % at_review.recall }} ({{ "%.3f to %.3f" | format(*at_review.recall_interval) }}), and
+kept
+{{ "{:,.2f}".format(at_review.money_saved_minor / 100) }}
+({{ "{:,.2f} to {:,.2f}".format(at_review.money_saved_minor_interval[0] / 100,
+at_review.money_saved_minor_interval[1] / 100) }}) of
 {{ "{:,.2f}".format(fraud_amount / 100) }} at risk after review costs. The best threshold in
 hindsight would have kept {{ "{:,.2f}".format(best.saved_minor / 100) }}.</p>
 <p class="note">A reviewed fraud counts as prevented in full, a review costs
@@ -105,16 +111,16 @@ def report_html(run: TrainingRun, manifest: Manifest) -> str:
     """Return the page; plots are inline SVG, nothing is loaded from elsewhere."""
     evaluation = run.evaluation
     measures: list[tuple[str, str, str]] = []
-    for title, name in (
-        ("AUC ROC", "auc_roc"),
-        ("Average precision", "average_precision"),
-        ("Card precision at 100", "card_precision_at_100"),
+    for title, name, digits in (
+        ("AUC ROC", "auc_roc", 4),
+        ("Average precision", "average_precision", 4),
+        ("Card precision at 100", "card_precision_at_100", 4),
+        ("Card recall at 100", "card_recall_at_100", 4),
+        ("Brier score", "brier", 5),
     ):
         interval = getattr(evaluation, f"{name}_interval")
-        value = f"{getattr(evaluation, name):.4f}"
-        measures.append((title, value, f"{interval.low:.4f} to {interval.high:.4f}"))
-    measures.append(("Card recall at 100", f"{evaluation.card_recall_at_100:.4f}", ""))
-    measures.append(("Brier score", f"{evaluation.brier:.5f}", ""))
+        value = f"{getattr(evaluation, name):.{digits}f}"
+        measures.append((title, value, f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"))
     environment = jinja2.Environment(autoescape=True)
     return environment.from_string(_PAGE).render(
         version=manifest.version,
@@ -124,6 +130,7 @@ def report_html(run: TrainingRun, manifest: Manifest) -> str:
         measures=measures,
         plots=_plots(run),
         budgets=evaluation.budgets,
+        between=_between,
         thresholds=run.thresholds,
         at_review=run.at_review,
         fraud_amount=evaluation.fraud_amount_minor,
@@ -141,6 +148,10 @@ def report_html(run: TrainingRun, manifest: Manifest) -> str:
             ("SHA-256", manifest.sha256),
         ],
     )
+
+
+def _between(interval: Interval | None) -> str:
+    return "" if interval is None else f"({interval.low:.3f} to {interval.high:.3f})"
 
 
 def _listed(parameters: Any) -> str:
@@ -172,13 +183,11 @@ def _plots(run: TrainingRun) -> list[str]:
     if run.plan.kind.score_kind == "probability":
         figure, axes = _figure("Calibration", "mean score", "observed fraud rate")
         axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
-        axes.plot(
-            [one.predicted for one in evaluation.calibration],
-            [one.observed for one in evaluation.calibration],
-            "o-",
-            color=_BLUE,
-            markersize=4,
-        )
+        bins = evaluation.calibration
+        at, seen = [one.predicted for one in bins], [one.observed for one in bins]
+        axes.plot(at, seen, "o-", color=_BLUE, markersize=4)
+        known = [one.observed_interval or Interval(0, 1, 0) for one in bins]
+        axes.vlines(at, [one.low for one in known], [one.high for one in known], color=_BLUE)
         figures.append(figure)
     figure, axes = _figure("Money kept after review costs", "reviews in the test days", "money")
     axes.plot(

@@ -86,7 +86,7 @@ class TrainingRun:
     evaluation: Evaluation
     folds: tuple[tuple[Period, Evaluation], ...]
     thresholds: Thresholds
-    at_review: Mapping[str, float]
+    at_review: Mapping[str, Any]
     scores: NDArray[np.float64]
     test_labels: NDArray[np.bool_]
     export_difference: float
@@ -143,7 +143,9 @@ def train(data: TrainingData, plan: Plan, progress: Progress | None = None) -> T
         split = _split(data, period)
         fitted, scores, difference = _fit_and_score(data, split, plan, parameters)
         generator = np.random.default_rng(plan.seed)
-        evaluation = evaluate(data.labelled(split.test, scores), plan.review_cost_minor, generator)
+        evaluation = evaluate(
+            data.labelled(split.test, scores), plan.review_cost_minor, generator, plan.alert_budget
+        )
         folds.append((period, evaluation))
     tell("fold", len(periods), len(periods))
     return TrainingRun(
@@ -154,7 +156,10 @@ def train(data: TrainingData, plan: Plan, progress: Progress | None = None) -> T
         folds=tuple(folds),
         thresholds=thresholds,
         at_review=at_threshold(
-            data.labelled(split.test, scores), thresholds.review, plan.review_cost_minor
+            data.labelled(split.test, scores),
+            thresholds.review,
+            plan.review_cost_minor,
+            np.random.default_rng(plan.seed),
         ),
         scores=scores,
         test_labels=data.is_fraud[split.test],
@@ -164,7 +169,14 @@ def train(data: TrainingData, plan: Plan, progress: Progress | None = None) -> T
 
 
 def _split(data: TrainingData, period: Period) -> Split:
-    return split_by_time(data.event_time_ms, data.customer_codes, data.is_fraud, period)
+    split = split_by_time(data.event_time_ms, data.customer_codes, data.is_fraud, period)
+    if not data.is_fraud[split.test].any():
+        msg = (
+            f"splitting {period.describe()}: none of {len(split.test)} test rows is a fraud, so "
+            "nothing can be measured; choose other dates or more test days"
+        )
+        raise ModelError(msg)
+    return split
 
 
 def _fit_and_score(

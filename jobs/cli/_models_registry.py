@@ -16,7 +16,8 @@ from connectors.settings import Settings
 from jobs.cli.context import settings_of
 from jobs.market_risk.breach import BREACH_FEATURES
 from models.control import DEFAULT_JOB, ControlRecord, make_control
-from models.registry import Registry
+from models.manifest import MODEL_FILE
+from models.registry import ModelFolder, Registry
 
 __all__ = [
     "activate",
@@ -100,6 +101,12 @@ def show(ctx: click.Context, model: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("source")
+@click.option(
+    "--manifest",
+    "manifest_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What somebody wrote about the model; what it says is checked. No other option then.",
+)
 @click.option("--name", help="Name in the registry; the file's name by default.")
 @click.option(
     "--features",
@@ -121,6 +128,7 @@ def show(ctx: click.Context, model: str, as_json: bool) -> None:
 def register(
     ctx: click.Context,
     source: str,
+    manifest_file: Path | None,
     name: str | None,
     features: str | None,
     output_name: str | None,
@@ -132,14 +140,21 @@ def register(
 ) -> None:
     """Register SOURCE: any ONNX classifier (a file), or mlflow:NAME[/VERSION or STAGE or @ALIAS].
 
-    The model is run once on probe rows; their scores become its golden vectors.
+    The model is run once on probe rows; their scores become its golden vectors. A folder with
+    model.onnx and manifest.json, or --manifest, brings golden vectors and everything else along:
+    what is written must be true of the file, what is left out is taken from it.
 
     Example: riskstream models register fraud.onnx --features distance,ratio,chip,pin,online
     """
     from models.external import describe_external
     from models.mlflow_source import fetch_mlflow
+    from models.registry import MANIFEST_FILE
+    from models.written import written_model
 
     settings = settings_of(ctx)
+    folder_given = Path(source)
+    if manifest_file is None and folder_given.is_dir():
+        manifest_file, source = folder_given / MANIFEST_FILE, str(folder_given / MODEL_FILE)
     if source.startswith("mlflow:"):
         fetched = fetch_mlflow(source, settings.models.mlflow_uri)
         data, default_name, origin = fetched.data, fetched.name, fetched.origin
@@ -149,10 +164,24 @@ def register(
             msg = f"SOURCE {source!r}: expected an ONNX file or mlflow:NAME"
             raise click.UsageError(msg)
         data, default_name, origin = path.read_bytes(), path.stem, path.name
+    if manifest_file is not None:
+        given = (name, features, output_name, class_index, description, licence)
+        if any(one not in (None, "") for one in given):
+            msg = "--manifest (or a folder) says everything itself: leave the other options out"
+            raise click.UsageError(msg)
+        if not manifest_file.is_file():
+            msg = f"SOURCE {str(folder_given)!r}: expected manifest.json beside model.onnx"
+            raise click.UsageError(msg)
+        _registered(
+            settings,
+            written_model(data, manifest_file.read_bytes(), created_at_ms=_now_ms(), source=origin),
+            as_json,
+        )
+        return
     folder = describe_external(
         data,
         name=name or default_name.lower().replace(" ", "-"),
-        created_at_ms=time.time_ns() // 1_000_000,
+        created_at_ms=_now_ms(),
         features=[one.strip() for one in features.split(",")] if features else None,
         output_name=output_name,
         class_index=class_index,
@@ -161,6 +190,10 @@ def register(
         licence=licence,
         source=origin,
     )
+    _registered(settings, folder, as_json)
+
+
+def _registered(settings: Settings, folder: ModelFolder, as_json: bool) -> None:
     version = Registry(settings.models.registry).register(folder)
     manifest = folder.manifest
     if as_json:

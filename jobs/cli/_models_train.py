@@ -6,8 +6,9 @@ import datetime as dt
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ def _dated(value: str) -> dt.date:
     except ValueError as e:
         msg = f"--train-start {value!r}: expected a date such as 2018-07-04"
         raise click.UsageError(msg) from e
+
+
+def _named(renamed: tuple[str, ...]) -> dict[str, str]:
+    wrong = [item for item in renamed if "=" not in item]
+    if wrong:
+        msg = f"expected NAME=COLUMN, was {wrong[0]!r}"
+        raise click.BadParameter(msg, param_hint="--map")
+    return dict(item.split("=", 1) for item in renamed)
 
 
 @contextmanager
@@ -70,6 +79,7 @@ def train_to_registry(
     name: str | None = None,
     report: Path | None = None,
     source: str | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train, register and describe one model; return what `--json` prints."""
     from jobs.fraud.features import FRAUD_FEATURES
@@ -93,7 +103,7 @@ def train_to_registry(
         review_cost_minor=review_cost_minor,
     )
     _say(f"building features of {file.name} ({FRAUD_FEATURES.version})")
-    table = build_features(file, FRAUD_FEATURES)
+    table = build_features(file, FRAUD_FEATURES, renamed=renamed)
     data = prepare(table, table.customer_id, table.is_fraud)
     _say(f"training {kind} on {len(data.rows):,} rows of history")
     with bars() as tell:
@@ -128,6 +138,9 @@ def train_to_registry(
             for one in ("auc_roc", "average_precision", "card_precision_at_100")
         },
         "brier": run.evaluation.brier,
+        "at_alert_budget": next(
+            asdict(one) for one in run.evaluation.budgets if one.budget == alert_budget
+        ),
         "thresholds": {"review": run.thresholds.review, "block": run.thresholds.block},
         "at_review_threshold": dict(run.at_review),
         "folds": [
@@ -214,6 +227,13 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
 @click.option(
     "--report", type=click.Path(dir_okay=False, path_type=Path), help="Copy of the report."
 )
+@click.option(
+    "--map",
+    "renamed",
+    multiple=True,
+    metavar="NAME=COLUMN",
+    help="Our name for a column of the file, as in --map customer_id=card (repeatable).",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 @click.pass_context
 def train(
@@ -233,6 +253,7 @@ def train(
     name: str | None,
     source: str | None,
     report: Path | None,
+    renamed: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Train a model on FILE (Parquet or CSV of labelled transactions) and register it.
@@ -258,5 +279,6 @@ def train(
         name=name,
         report=report,
         source=source,
+        renamed=_named(renamed),
     )
     _print_result(result, as_json)

@@ -12,14 +12,17 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 
-from models.errors import ManifestError, ModelNotFoundError
+from jobs.cli.main import cli
+from models.errors import ManifestError, ModelError, ModelNotFoundError
 from models.explain import explainer_of
 from models.external import describe_external
 from models.mlflow_source import fetch_mlflow
 from models.registry import Registry
 from models.session import open_model
+from models.written import written_model
 
 
 def _described(data: bytes, **options: object):
@@ -225,3 +228,68 @@ def test_a_local_mlflow_store_is_read_without_a_server(tmp_path: Path) -> None:
     (version / "meta.yaml").write_text(meta)
     assert fetch_mlflow("mlflow:fraud/Production", str(tmp_path)).data == b"model"
     assert fetch_mlflow("mlflow:fraud", f"file:{tmp_path}").origin == "mlflow:fraud/3"
+
+
+def _written(name: str, known: dict, **more: object) -> dict:
+    outputs = known.get("output") or [row[1] for row in known["proba"]]
+    return {
+        "name": name.replace("_", "-"),
+        "golden": {"inputs": known["input"], "outputs": outputs},
+        **({} if "output" in known else {"output": {"class_index": 1}}),
+        **more,
+    }
+
+
+@pytest.mark.parametrize("name", ["rhoai_fraud", "treecl", "treecl2"])
+def test_a_model_is_registered_by_the_manifest_that_somebody_wrote(
+    shared_data: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder = shared_data("onnx_models")
+    known = json.loads((folder / "expected.json").read_text())[name]
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "model.onnx").write_bytes((folder / f"{name}.onnx").read_bytes())
+    written = _written(name, known, description="From next door.", licence="Apache-2.0")
+    (theirs / "manifest.json").write_text(json.dumps(written))
+    result = CliRunner().invoke(
+        cli,
+        [f"--set=models.registry={tmp_path}/models", "models", "register", str(theirs), "--json"],
+    )
+    assert result.exit_code == 0, result.output
+    registry = Registry(str(tmp_path / "models"))
+    manifest, data = registry.load(json.loads(result.output)["version"])
+    assert manifest.description == "From next door."
+    assert list(manifest.golden.outputs) == written["golden"]["outputs"]
+    model = open_model(manifest, data, manifest.features)
+    scores = model.score(manifest.golden.input_matrix())
+    np.testing.assert_allclose(scores, written["golden"]["outputs"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"golden": {"inputs": [[0.0] * 5], "outputs": [0.9]}}, "golden row 0 gave"),
+        ({"golden": {"inputs": [[0.0] * 5, [1.0]], "outputs": [0.9, 0.1]}}, "rows of numbers"),
+        ({"sha256": "0" * 64}, "of a file with SHA-256 '0000"),
+        ({"features": ["a", "b"]}, "takes 5 features, was given 2"),
+        ({"input": {"name": "rows"}}, "expected one input 'rows'"),
+        ({"output": {"name": "label"}}, "expected one float output"),
+        ({"colour": "red"}, "colour"),
+        ({"name": ""}, "at least a name"),
+        ({"name": "Not Plain"}, "lower-case letters"),
+    ],
+)
+def test_a_written_manifest_that_is_not_true_is_refused(
+    shared_data: Callable[[str], Path], change: dict, message: str
+) -> None:
+    folder = shared_data("onnx_models")
+    known = json.loads((folder / "expected.json").read_text())["rhoai_fraud"]
+    data = (folder / "rhoai_fraud.onnx").read_bytes()
+    written = _written("rhoai_fraud", known) | change
+    with pytest.raises(ModelError, match=message):
+        written_model(data, json.dumps(written), created_at_ms=1)
+
+
+def test_a_manifest_that_is_no_json_is_refused() -> None:
+    with pytest.raises(ManifestError, match="reading a model manifest"):
+        written_model(b"", "name: other", created_at_ms=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from types import SimpleNamespace
 
@@ -13,14 +14,15 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from models._libraries import trees_of_lightgbm
 from models._shapley import shapley_tables, shapley_values
 from models.errors import ModelError
-from models.evaluate import Labelled, evaluate
+from models.evaluate import Labelled, at_threshold, evaluate
 from models.kinds import KINDS, fit, kind_named
 from models.manifest import Manifest
-from models.metrics import auc_roc, average_precision, brier_score, card_precision_by_day
+from models.metrics import at_budget, auc_roc, average_precision, brier_score, card_precision_by_day
 from models.package import package
 from models.protocol import DAY_MS, Period, folds_of, split_by_time
 from models.registry import Registry, default_version
 from models.report import report_html
+from models.resampling import Budgets
 from models.session import open_model, open_session
 from models.training import Plan, prepare, train
 from models.trees import raw_scores
@@ -106,6 +108,12 @@ def test_empty_periods_say_which_side_is_empty() -> None:
         split_by_time(
             np.arange(4) * DAY_MS, np.arange(4), np.array([True, False] * 2), Period(EPOCH, 4, 3, 1)
         )
+
+
+def test_a_test_without_a_fraud_measures_nothing() -> None:
+    quiet = DATA.is_fraud & (DATA.event_time_ms < PERIOD.test_start * DAY_MS)
+    with pytest.raises(ModelError, match="test rows is a fraud, so nothing can be measured"):
+        train(dataclasses.replace(DATA, is_fraud=quiet), _plan("logistic"))
 
 
 @pytest.mark.parametrize("kind", [one.name for one in KINDS])
@@ -223,6 +231,37 @@ def test_contributions_equal_lightgbm() -> None:
     theirs = model.booster_.predict(rows, pred_contrib=True)
     np.testing.assert_allclose(shares, theirs[:, :-1], atol=1e-9)
     assert tables.base == pytest.approx(theirs[0, -1], abs=1e-9)
+
+
+def test_every_measure_has_an_interval_from_resampled_customers() -> None:
+    generator = np.random.default_rng(4)
+    scores = np.clip(DATA.is_fraud * 0.3 + generator.random(len(DATA.is_fraud)) * 0.6, 0, 1)
+    rows = Labelled(
+        DATA.is_fraud, scores, DATA.customer_codes, DATA.event_time_ms, DATA.amount_minor
+    )
+    result = evaluate(rows, 500, generator, alert_budget=30)
+    assert [one.budget for one in result.budgets] == [30, 50, 100, 200]
+    for one in result.budgets:
+        assert one.precision_interval.low <= one.precision <= one.precision_interval.high
+        assert one.recall_interval.low < one.recall < one.recall_interval.high
+    for one in result.calibration:
+        assert one.observed_interval.low <= one.observed <= one.observed_interval.high
+    assert result.brier_interval.low < result.brier < result.brier_interval.high
+    kept = at_threshold(rows, 0.6, 500, generator)
+    for name in ("precision", "recall", "money_saved_minor"):
+        low, high = kept[f"{name}_interval"]
+        assert low < kept[name] < high
+
+
+def test_a_budget_of_resampled_rows_is_that_of_rows_written_out() -> None:
+    generator = np.random.default_rng(6)
+    fraud, day = generator.random(400) < 0.2, generator.integers(0, 3, 400)
+    scores = generator.random(400)
+    weights = generator.integers(0, 3, 400)
+    written = np.repeat(np.arange(400), weights)
+    expected = at_budget(fraud[written], scores[written], day[written], 25)
+    (found,) = Budgets(fraud, scores, day).measure(weights.astype(np.float64), [25])
+    assert found == pytest.approx((expected.precision, expected.recall))
 
 
 def test_equal_scores_give_no_better_than_chance() -> None:
