@@ -41,6 +41,7 @@ DRIFT = ("--window", "10s", "--grace", "0", "--label-delay", "20s", "--least-row
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600)]
 
 WAIT_SECONDS = 150
+DAY_MS = 86_400_000
 RATE = 200
 CHANNELS = ("card_present", "contactless", "ecommerce", "atm")
 
@@ -48,10 +49,10 @@ CHANNELS = ("card_present", "contactless", "ecommerce", "atm")
 class Live:
     """The fraud job on topics and a database of its own, and the commands against it."""
 
-    def __init__(self, base: Settings) -> None:
+    def __init__(self, base: Settings, name: str = "models") -> None:
         tree = base.model_dump()
-        tree["kafka"]["topics"]["prefix"] = "models-"
-        tree["clickhouse"]["database"] = "riskstream_models"
+        tree["kafka"]["topics"]["prefix"] = f"{name}-"
+        tree["clickhouse"]["database"] = f"riskstream_{name}"
         tree["models"]["latency_budget_us"] = 100_000
         self.settings = Settings.model_validate(tree)
         self.clickhouse = ClickHouseClient(self.settings.clickhouse)
@@ -61,8 +62,8 @@ class Live:
             f"--set=models.registry={self.settings.models.registry}",
             f"--set=schemas.registry={self.settings.schemas.registry}",
             "--set=models.latency_budget_us=100000",
-            "--set=kafka.topics.prefix=models-",
-            "--set=clickhouse.database=riskstream_models",
+            f"--set=kafka.topics.prefix={name}-",
+            f"--set=clickhouse.database=riskstream_{name}",
         ]
 
     def run(self, *arguments: str, exit_code: int = 0) -> str:
@@ -149,6 +150,37 @@ class Live:
         stream.send(stream.fraud(row, row["event_time_ms"] + 1_000) for row in rows)
         self.wait_until(
             "every label", lambda: self.one("SELECT count() AS n FROM labels") == len(rows)
+        )
+
+    def play(self, day: int, count: int = 3_000) -> None:
+        """Send a day of payments, of which 3 % are fraud and dear, and wait for rows and labels."""
+        stream = FraudStream(self.settings, customers=60, limit=60)
+        chance = random.Random(day)
+        before = self.scored()
+        payments, frauds = [], []
+        for number in range(count):
+            fraud = chance.random() < 0.03
+            dear = fraud and chance.random() < 0.9
+            at = day * DAY_MS + number * DAY_MS // count
+            payment = stream.payment(
+                event_id=f"day-{day}-{number}",
+                event_time_ms=at,
+                customer_id=f"C{chance.randrange(200)}",
+                terminal_id=f"T{chance.randrange(100)}",
+                amount_minor=chance.randrange(20_000, 40_000)
+                if dear
+                else chance.randrange(100, 22_000),
+            )
+            payments.append(payment)
+            if fraud:
+                frauds.append(stream.fraud(payment.payment or {}, at + 1_000))
+        stream.send(payments)
+        self.wait_until(f"day {day}", lambda: self.scored() == before + count)
+        labels = self.one("SELECT count() AS n FROM labels")
+        stream.send(frauds)
+        self.wait_until(
+            "its labels",
+            lambda: self.one("SELECT count() AS n FROM labels") == labels + len(frauds),
         )
 
     def after_more(self, seconds: float = 1.0) -> None:
@@ -352,3 +384,60 @@ def test_live_windows_are_compared_with_the_reference_as_scipy_would(
 
     again = json.loads(live.run("models", "drift", *DRIFT, "--json").splitlines()[-1])
     assert (again["windows"], again["alerts"]) == (0, 0)
+
+
+def test_a_candidate_is_promoted_when_it_beats_the_champion_on_live_rows_and_not_before(
+    stack_settings: Settings,
+) -> None:
+    live = Live(stack_settings, "promotion")
+    # A model that trusts dear payments most: valid, and worse than guessing.
+    weak = live.registry.register(amount_model("weak", -0.01, 2.0))
+    worse = live.registry.register(amount_model("worse", -0.02, 2.0))
+    job_id = submit_job("fraud", live.settings)
+    today = time.time_ns() // 1_000_000 // DAY_MS
+    live.order("activate_model", weak, "activate", "weak")
+    live.play(today - 4)
+    live.play(today - 3)
+
+    days = ("--train-days", "1", "--delay-days", "0", "--test-days", "1")
+    told = json.loads(live.run("models", "retrain", *days, "--json").splitlines()[-1])
+    candidate = told["version"]
+    assert told["champion"] == weak
+    assert told["comparison"]["low"] > 0
+    live.wait_until(
+        "the shadow on every shard",
+        lambda: len(live.outcomes("shadow_model", candidate)) == live.settings.flink.shards,
+    )
+    live.order("shadow_model", worse, "shadow", "worse")
+
+    # Better on its own test days is not enough: there are no live rows that both scored.
+    judge = ("models", "promote", "--label-delay", "0s", "--json")
+    early = json.loads(live.run(*judge, candidate, exit_code=1).splitlines()[-1])
+    assert (early["promoted"], early["frauds"]) == (False, 0)
+
+    live.play(today - 2)
+    refused = json.loads(live.run(*judge, worse, exit_code=1).splitlines()[-1])
+    assert (refused["promoted"], refused["better"]) == (False, False)
+    assert live.registry.champion() == weak
+    promoted = json.loads(live.run(*judge, candidate).splitlines()[-1])
+    assert promoted["promoted"]
+    assert promoted["difference_interval"][0] > 0
+    assert promoted["average_precision"] > promoted["champion_average_precision"]
+    live.wait_until(
+        "the promotion on every shard",
+        lambda: len(live.outcomes("activate_model", candidate)) == live.settings.flink.shards,
+    )
+    live.play(today - 1)
+
+    by_day = live.clickhouse.rows(
+        "SELECT DISTINCT intDiv(event_time_ms, 86400000) AS day, model_version AS version "
+        "FROM scored_transactions ORDER BY day"
+    )
+    assert [(int(row["day"]), row["version"]) for row in by_day] == [
+        (today - 4, weak),
+        (today - 3, weak),
+        (today - 2, weak),
+        (today - 1, candidate),
+    ]
+    live.wait_until("a clean audit", lambda: audit_fraud(live.settings).clean)
+    FlinkCluster(live.settings.flink.rest_url or "").cancel(job_id)
