@@ -8,9 +8,12 @@ each task; everything heavy belongs in `open`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 __all__ = ["Metrics", "Stage", "StateMap", "Writer"]
+
+if TYPE_CHECKING:
+    from connectors.frames import FrameBatch
 
 
 class StateMap(Protocol):
@@ -54,6 +57,15 @@ class Stage(Protocol):
         Called for one shard at a time, batches of a shard in their order. After a restart the
         in-memory store of a shard is rebuilt from `state` when its first batch arrives.
         """
+
+    def forget(self, shard: int) -> None:
+        """Drop what memory holds of a shard: a batch failed halfway, the state knows nothing of it.
+
+        The next batch rebuilds the shard.
+        """
+
+    def letter(self, frames: FrameBatch, row: int, reason: str, detail: str) -> bytes:
+        """Return the frame of the dead letter of a record that `process` cannot bear."""
 
 
 class Writer(Protocol):

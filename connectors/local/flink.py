@@ -127,6 +127,11 @@ class FlinkFiles:
         return _MEMORY / f"riskstream-{digest}"
 
     @property
+    def crashes(self) -> Path:
+        """Return the folder of crash reports, and of the batches that were in hand then."""
+        return self.home / "crashes"
+
+    @property
     def logs(self) -> Path:
         """Return the folder of the logs of every part."""
         return self.home / "logs"
@@ -138,7 +143,7 @@ def prepare_files(files: FlinkFiles, configuration: Mapping[str, str]) -> None:
     Raises:
         ConfigurationError: when a jar is missing.
     """
-    for folder in (files.conf, files.state, files.temporary, files.logs):
+    for folder in (files.conf, files.state, files.temporary, files.logs, files.crashes):
         folder.mkdir(parents=True, exist_ok=True)
     assemble_lib(files.lib)
     lines = [f"{key}: {_yaml(value)}\n" for key, value in sorted(configuration.items())]
@@ -377,6 +382,8 @@ def _command(
         *jvm,
         *_OPENS,
         "-XX:+IgnoreUnrecognizedVMOptions",
+        # Beside the marks of the batches in hand: what a restarted task learns a crash from.
+        f"-XX:ErrorFile={files.crashes}/hs_err_pid%p.log",
         f"-Djava.io.tmpdir={files.temporary}",
         *_logging(files, name),
         "-cp",

@@ -19,6 +19,7 @@ from jobs.windows.batch import EventBatch, RowFlag
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from connectors.frames import FrameBatch
     from jobs.fraud.parts import StageParts
     from jobs.stage import Metrics, StateMap
     from jobs.windows.state_log import StateLog
@@ -70,6 +71,14 @@ class CustomerStage:
             packets += kafka_packet(self._letters(intake, refused))
         self._count(intake, len(refused), began)
         return packets
+
+    def forget(self, shard: int) -> None:
+        """Drop what memory holds of a shard."""
+        self._shards.pop(shard, None)
+
+    def letter(self, frames: FrameBatch, row: int, reason: str, detail: str) -> bytes:
+        """Return the frame of a dead letter."""
+        return self._dead_letters.frame(frames, row, reason, detail)
 
     def _onward(
         self,

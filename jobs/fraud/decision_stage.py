@@ -144,6 +144,14 @@ class DecisionStage:
         self._metrics.observe_ms("decision_stage_ms", (time.perf_counter() - began) * 1000)
         return b"".join(packets)
 
+    def forget(self, shard: int) -> None:
+        """Drop what memory holds of a shard."""
+        self._shards.pop(shard, None)
+
+    def letter(self, frames: FrameBatch, row: int, reason: str, detail: str) -> bytes:
+        """Return the frame of a dead letter."""
+        return self._dead_letters.frame(frames, row, reason, detail)
+
     def _score(
         self,
         unit: DecisionShard,

@@ -32,6 +32,7 @@ from jobs.market_risk.tables import Table, packed_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from connectors.frames import FrameBatch
     from jobs.market_risk.bars import BarRows
     from jobs.market_risk.parts import MarketParts
     from jobs.stage import Metrics, StateMap
@@ -84,6 +85,14 @@ class InstrumentStage:
         self._metrics.gauge("batch_size", len(read))
         self._metrics.observe_ms("instrument_stage_ms", (time.perf_counter() - began) * 1000)
         return b"".join(packets)
+
+    def forget(self, shard: int) -> None:
+        """Drop what memory holds of a shard."""
+        self._shards.pop(shard, None)
+
+    def letter(self, frames: FrameBatch, row: int, reason: str, detail: str) -> bytes:
+        """Return the frame of a dead letter."""
+        return self._dead_letters.frame(frames, row, reason, detail)
 
     def _open_shard(self, state: StateMap) -> tuple[InstrumentShard, ReplayLog]:
         log = ReplayLog(state)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from connectors.frames import FrameBatch
     from jobs.market_risk.daily import DayResult
     from jobs.market_risk.engine import Evaluation
     from jobs.market_risk.live import LiveRows
@@ -101,6 +102,15 @@ class PortfolioStage:
         ]
         self._count(read, evaluation, stamp, began)
         return b"".join(packets)
+
+    def forget(self, shard: int) -> None:
+        """Drop what memory holds of a shard."""
+        self._shards.pop(shard, None)
+        self._rows.pop(shard, None)
+
+    def letter(self, frames: FrameBatch, row: int, reason: str, detail: str) -> bytes:
+        """Return the frame of a dead letter."""
+        return self._dead_letters.frame(frames, row, reason, detail)
 
     def _open_shard(self, state: StateMap) -> tuple[PortfolioShard, ReplayLog]:
         log = ReplayLog(state)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from bisect import bisect_left
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, ProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapState, MapStateDescriptor
 
+from jobs.runtime.crash_marks import CrashMarks, report_crashes_to
+from jobs.runtime.quarantine import Quarantine
+from jobs.runtime.trial import killers_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from connectors.settings import Settings
     from jobs.stage import Stage, Writer
 
 __all__ = ["StageFunction", "WriterFunction"]
@@ -23,6 +31,9 @@ __all__ = ["StageFunction", "WriterFunction"]
 # the middle of a large batch hold up the alert of a small one for that long; below about 0.2 ms the
 # switches themselves cost more than they save.
 GIL_SWITCH_SECONDS: Final = 0.0005
+
+# Below the state directory: marks of batches in hand and the crash reports of processes.
+CRASHES: Final = "crashes"
 
 # How old a counter may be. Also after the last batch: a timer shows what it counted.
 METRICS_EVERY_MS: Final = 500
@@ -109,20 +120,44 @@ class FlinkMetrics:
 
 
 class StageFunction(KeyedProcessFunction):  # type: ignore[misc]
-    """Run a stage on `Row(shard key, batch)`; emit its packets as bytes."""
+    """Run a stage on `Row(shard key, batch)`; emit its packets as bytes.
 
-    def __init__(self, stage: Stage, shard_keys: Sequence[int]) -> None:
+    Args:
+        name: the stage's, as its uid.
+        stage: what to run.
+        shard_keys: Flink's key of each shard.
+        settings: where crashes are noted, and whether Python has a process of its own.
+    """
+
+    def __init__(
+        self, name: str, stage: Stage, shard_keys: Sequence[int], settings: Settings
+    ) -> None:
+        self._name = name
         self._stage = stage
         self._shard_of = {key: shard for shard, key in enumerate(shard_keys)}
+        self._crashes = str(settings.home.resolve() / CRASHES)
+        self._own_process = settings.flink.execution_mode == "process"
+        self._python = sys.executable
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open the stage in this task."""
         sys.setswitchinterval(GIL_SWITCH_SECONDS)
         descriptor = MapStateDescriptor("log", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
-        self._state = _ShardState(runtime_context.get_map_state(descriptor))
+        state = _ShardState(runtime_context.get_map_state(descriptor))
         self._metrics = FlinkMetrics(runtime_context)
         self._flush_is_due = False
+        crashes = Path(self._crashes)
+        if self._own_process:
+            report_crashes_to(crashes)
+        self._marks = CrashMarks(crashes, self._name)
+        self._marks.open()
+        trial = partial(killers_of, self._python, pickle.dumps(self._stage))
         self._stage.open(self._metrics)
+        self._quarantine = Quarantine(self._stage, state, self._metrics, self._marks, trial)
+
+    def close(self) -> None:
+        """Say that this task ended in order."""
+        self._marks.close()
 
     def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
         """Process one batch of a shard; emit its packets."""
@@ -132,7 +167,7 @@ class StageFunction(KeyedProcessFunction):  # type: ignore[misc]
             timers.register_processing_time_timer(
                 timers.current_processing_time() + METRICS_EVERY_MS
             )
-        packets = self._stage.process(self._shard_of[value[0]], bytes(value[1]), self._state)
+        packets = self._quarantine.process(self._shard_of[value[0]], bytes(value[1]))
         if packets:
             yield packets
 

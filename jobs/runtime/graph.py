@@ -103,9 +103,9 @@ class JobGraph:
             "pipeline.auto-watermark-interval": f"{ALIGNMENT_UPDATE_MS}ms",
             "execution.checkpointing.interval": f"{flink.checkpoint_interval_ms}ms",
             "execution.checkpointing.timeout": f"{flink.checkpoint_timeout_ms}ms",
-            # While a dependency is away a stage waits and no barrier passes: that is back-pressure,
-            # and a restart would not end it.
-            "execution.checkpointing.tolerable-failed-checkpoints": "1000000",
+            "execution.checkpointing.tolerable-failed-checkpoints": str(
+                flink.tolerable_failed_checkpoints
+            ),
             "execution.checkpointing.min-pause": "500ms",
             "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
             "state.backend.type": "rocksdb",
@@ -193,7 +193,10 @@ class JobGraph:
         )
         packets = (
             KeyedStream(j_keyed, _BATCH, DataStream(j_gathered))
-            .process(StageFunction(stage, self._shard_keys), Types.PRIMITIVE_ARRAY(Types.BYTE()))
+            .process(
+                StageFunction(_uid(name), stage, self._shard_keys, self._settings),
+                Types.PRIMITIVE_ARRAY(Types.BYTE()),
+            )
             .uid(_uid(name))
             .name(name)
         )
