@@ -26,10 +26,12 @@ from schemas.errors import FatalError, RetryableError
 __all__ = [
     "EvidenceError",
     "OffsetRange",
+    "ends_of",
     "ranges_of",
     "read_range",
     "stored_offsets",
     "stored_texts",
+    "texts_where",
 ]
 
 READ_TIMEOUT_SECONDS: Final = 30.0
@@ -178,6 +180,39 @@ def stored_offsets(
             f"AND ({condition})"
         )
         found[r.topic, r.partition] = client.table(query, "<i8", parameters).astype(np.int64)
+    return found
+
+
+def ends_of(client: ClickHouseClient, view: str) -> list[tuple[str, int, int]]:
+    """Return the last place of each partition that a view knows of, as (topic, partition, offset).
+
+    Whether Kafka ever held so much, its own end says.
+    """
+    rows = client.rows(
+        "SELECT kafka_topic, kafka_partition, max(kafka_offset) AS last "  # noqa: S608 - our own names
+        f"FROM {view} GROUP BY kafka_topic, kafka_partition"
+    )
+    return [(row["kafka_topic"], row["kafka_partition"], row["last"]) for row in rows]
+
+
+def texts_where(
+    client: ClickHouseClient,
+    view: str,
+    ranges: Sequence[OffsetRange],
+    condition: str,
+    expression: str,
+) -> list[tuple[tuple[str, int, int], str]]:
+    """Return ((topic, partition, offset), text) of each row of a view within the ranges."""
+    found = []
+    for r in ranges:
+        rows = client.rows(
+            f"SELECT kafka_offset, {expression} AS text FROM {view} "  # noqa: S608 - our own names
+            "WHERE kafka_topic = {topic:String} AND kafka_partition = {partition:Int32} "
+            "AND kafka_offset >= {first:Int64} AND kafka_offset < {last:Int64} "
+            f"AND ({condition})",
+            {"topic": r.topic, "partition": r.partition, "first": r.first, "last": r.last},
+        )
+        found += [((r.topic, r.partition, row["kafka_offset"]), row["text"]) for row in rows]
     return found
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 __all__ = ["Audit", "Coordinate", "Ledger", "PartitionAudit", "reconcile"]
 
 LISTED = 100
-"""How many gaps, doubles and wrong alerts a report lists; the counts are always complete."""
+"""How many gaps, doubles and wrong alerts a report lists; the counts are always complete, and so is
+`Audit.alerts_missing`, from which alerts are raised again."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -67,10 +68,12 @@ class Audit:
     missing_at: list[Coordinate] = field(default_factory=list)
     doubled_at: list[Coordinate] = field(default_factory=list)
     unexpected: int = 0
+    unexpected_at: list[Coordinate] = field(default_factory=list)
     alerts_expected: int = 0
     alerts_found: int = 0
     alerts_missing: list[Coordinate] = field(default_factory=list)
     alerts_unexpected: list[Coordinate] = field(default_factory=list)
+    alerts_misnamed: list[Coordinate] = field(default_factory=list)
     alerts_wrong: int = 0
     superseded_alerts: int = 0
     redelivered_alerts: int = 0
@@ -93,23 +96,33 @@ def reconcile(
     alerting: Sequence[tuple[Coordinate, str]],
     alerts: Sequence[tuple[Coordinate, str]],
     superseded: Collection[Coordinate] = (),
+    strays: Iterable[Coordinate] = (),
 ) -> Audit:
     """Account for every published offset and every alert.
 
     Args:
         ledgers: one per partition.
-        alerting: (source, event id) of each row whose decision says that there must be an alert.
+        alerting: (source, alert id) of each row whose decision says that there must be an alert,
+            the id computed from the row.
         alerts: (source, alert id) of each alert on the topic, redeliveries included: with
             at-least-once delivery a replay publishes the same id again, which is counted but is not
             a double.
         superseded: sources whose row does not alert, though alerts were published, because the
             event was decided again, after a failure, by another model or other rules than those
             that the alerts name. A published alert cannot be called back; it is counted apart.
+        strays: rows and records of nothing that Kafka ever held.
+
+    An alert under another id than its row gives is misnamed, and the row's own is missing unless it
+    is there too.
     """
     audit = Audit()
     for ledger in ledgers:
         _account(ledger, audit)
-    expected = {source for source, _ in alerting}
+    for stray in strays:
+        audit.unexpected += 1
+        if len(audit.unexpected_at) < LISTED:
+            audit.unexpected_at.append(stray)
+    expected = dict(alerting)
     ids: dict[Coordinate, set[str]] = {}
     for source, alert_id in alerts:
         ids.setdefault(source, set()).add(alert_id)
@@ -117,13 +130,16 @@ def reconcile(
     audit.alerts_expected = len(expected)
     audit.alerts_found = distinct
     audit.redelivered_alerts = len(alerts) - distinct
-    audit.superseded_alerts = len((ids.keys() - expected) & set(superseded))
-    missing = sorted(expected - ids.keys())
-    unexpected = sorted(ids.keys() - expected - set(superseded))
-    several = sum(len(found) - 1 for found in ids.values())
-    audit.alerts_missing = missing[:LISTED]
+    audit.superseded_alerts = len((ids.keys() - expected.keys()) & set(superseded))
+    audit.alerts_missing = sorted(
+        at for at, name in expected.items() if name not in ids.get(at, ())
+    )
+    unexpected = sorted(ids.keys() - expected.keys() - set(superseded))
+    misnamed = sorted(at for at, found in ids.items() if found - {expected.get(at, min(found))})
     audit.alerts_unexpected = unexpected[:LISTED]
-    audit.alerts_wrong = len(missing) + len(unexpected) + several
+    audit.alerts_misnamed = misnamed[:LISTED]
+    others = sum(len(found - {expected.get(at, min(found))}) for at, found in ids.items())
+    audit.alerts_wrong = len(audit.alerts_missing) + len(unexpected) + others
     return audit
 
 
@@ -135,7 +151,8 @@ def _account(ledger: Ledger, audit: Audit) -> None:
     offsets, counts = np.unique(accounted, return_counts=True)
     missing = np.setdiff1d(published, offsets, assume_unique=True)
     doubled = offsets[counts > 1]
-    audit.unexpected += len(np.setdiff1d(offsets, published, assume_unique=True))
+    unexpected = np.setdiff1d(offsets, published, assume_unique=True)
+    audit.unexpected += len(unexpected)
     stored = len(np.unique(ledger.stored))
     audit.partitions.append(
         PartitionAudit(
@@ -151,7 +168,11 @@ def _account(ledger: Ledger, audit: Audit) -> None:
             last_offset=int(published[-1]) if len(published) else None,
         )
     )
-    for found, listed in ((missing, audit.missing_at), (doubled, audit.doubled_at)):
+    for found, listed in (
+        (missing, audit.missing_at),
+        (doubled, audit.doubled_at),
+        (unexpected, audit.unexpected_at),
+    ):
         room = LISTED - len(listed)
         listed += [
             Coordinate(ledger.topic, ledger.partition, int(offset)) for offset in found[:room]

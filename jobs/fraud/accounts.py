@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,25 +11,31 @@ import numpy as np
 from connectors.clickhouse import ClickHouseClient
 from connectors.evidence import (
     OffsetRange,
+    ends_of,
     ranges_of,
     read_range,
     stored_offsets,
     stored_texts,
+    texts_where,
 )
 from connectors.settings import Settings
 from connectors.tables import CONTROL_TABLE, LABELS_TABLE, SCORED_VIEW
 from jobs.audit import Audit, Coordinate, Ledger, reconcile
+from jobs.fraud.reasons import FRAUD_CAUSE, alert_id
 from schemas.avro import RecordDecoder
 from schemas.contract import contract
-from schemas.reasons import Limits
+from schemas.reasons import AvroRecordError, Limits
 from schemas.registry import open_registry
 
-__all__ = ["audit_fraud"]
+__all__ = ["DEAD_LETTER_LIMITS", "audit_fraud"]
 
 # Our own records about others' records: they hold what was refused as too large or too long.
 DEAD_LETTER_LIMITS: Final = Limits(
     max_record_bytes=32 * 1024 * 1024, max_string_bytes=16 * 1024 * 1024
 )
+
+JOB: Final = "fraud"
+ALERTING: Final = "decision != 'approve'"
 
 VERSIONS: Final = "concat(model_version, ' ', rule_set_version)"
 """What decided a row, as an alert names it too."""
@@ -59,6 +65,7 @@ def audit_fraud(
         ),
     }
     client = ClickHouseClient(settings.clickhouse)
+    whole = (since_ms, until_ms, from_offset, to_offset) == (None,) * 4
     ranges = {
         topic: [
             _clip(found, from_offset, to_offset)
@@ -67,7 +74,8 @@ def audit_fraud(
         for topic in views
     }
     wanted = {(r.topic, r.partition): r for each in ranges.values() for r in each}
-    dead = _dead_letters(settings, wanted, progress)
+    strays: list[Coordinate] = []
+    dead, of_dead = _dead_letters(settings, wanted, strays, progress)
     ledgers = []
     for topic, (view, kind) in views.items():
         published: dict[int, list[int]] = {r.partition: [] for r in ranges[topic]}
@@ -85,21 +93,41 @@ def audit_fraud(
             )
             for r in ranges[topic]
         ]
-    scored = ranges[topics.name("transactions")]
     alerting = [
-        (Coordinate(topic, partition, int(offset)), "")
-        for (topic, partition), offsets in stored_offsets(
-            client, SCORED_VIEW, scored, "decision != 'approve'"
-        ).items()
-        for offset in offsets
+        (Coordinate(*place), alert_id(event_id, FRAUD_CAUSE))
+        for place, event_id in texts_where(
+            client, SCORED_VIEW, ranges[topics.name("transactions")], ALERTING, "event_id"
+        )
     ]
-    alerts = _alerts(settings, wanted, progress)
+    alerts, of_alerts = _alerts(settings, wanted, strays, progress)
+    if whole:
+        rows = [
+            Coordinate(*at)
+            for topic, (view, _) in views.items()
+            for at in ends_of(client, view)
+            if at[0] == topic
+        ]
+        strays += _beyond(settings, views, [*rows, *of_dead, *of_alerts])
     return reconcile(
         ledgers,
         alerting,
-        [(at, alert_id) for at, alert_id, _ in alerts],
+        [(at, name) for at, name, _ in alerts],
         _superseded(client, {at for at, _ in alerting}, alerts),
+        strays if whole else (),
     )
+
+
+def _beyond(
+    settings: Settings, topics: Collection[str], claimed: Iterable[Coordinate]
+) -> list[Coordinate]:
+    """Return the places that no partition of the topics has reached by now, each once.
+
+    Asked after everything else was read: what came in meanwhile was not there when we began.
+    """
+    ends = {
+        (r.topic, r.partition): r.last for topic in topics for r in ranges_of(settings.kafka, topic)
+    }
+    return sorted({at for at in claimed if at.offset >= ends.get((at.topic, at.partition), 0)})
 
 
 def _superseded(
@@ -131,37 +159,56 @@ def _clip(found: OffsetRange, first: int | None, last: int | None) -> OffsetRang
 def _dead_letters(
     settings: Settings,
     wanted: dict[tuple[str, int], OffsetRange],
+    strays: list[Coordinate],
     progress: Callable[[int], None],
-) -> dict[tuple[str, int], list[int]]:
+) -> tuple[dict[tuple[str, int], list[int]], set[Coordinate]]:
+    """Return the sources of dead letters within the ranges by partition, and all of them."""
     found: dict[tuple[str, int], list[int]] = {}
-    for letter in _records(settings, "dead_letters", "dead_letter", progress):
+    claimed = set()
+    for letter in _records(settings, "dead_letters", "dead_letter", strays, progress):
         place = (letter["topic"], letter["partition"])
+        # Other jobs may share the topic.
+        if letter["job"] == JOB:
+            claimed.add(Coordinate(*place, letter["offset"]))
         within = wanted.get(place)
         if within is not None and within.first <= letter["offset"] < within.last:
             found.setdefault(place, []).append(letter["offset"])
-    return found
+    return found, claimed
 
 
 def _alerts(
     settings: Settings,
     wanted: dict[tuple[str, int], OffsetRange],
+    strays: list[Coordinate],
     progress: Callable[[int], None],
-) -> list[tuple[Coordinate, str, str]]:
+) -> tuple[list[tuple[Coordinate, str, str]], set[Coordinate]]:
+    """Return (source, id, versions) of alerts within the ranges, and the sources of all."""
     found = []
-    for alert in _records(settings, "alerts", "alert", progress):
+    claimed = set()
+    for alert in _records(settings, "alerts", "alert", strays, progress):
         source = alert["source"]
-        within = wanted.get((source["topic"], source["partition"]))
-        if within is not None and within.first <= source["offset"] < within.last:
-            at = Coordinate(source["topic"], source["partition"], source["offset"])
+        at = Coordinate(source["topic"], source["partition"], source["offset"])
+        claimed.add(at)
+        within = wanted.get((at.topic, at.partition))
+        if within is not None and within.first <= at.offset < within.last:
             versions = f"{alert['model_version']} {alert['rule_set_version']}"
             found.append((at, alert["alert_id"], versions))
-    return found
+    return found, claimed
 
 
 def _records(
-    settings: Settings, topic: str, name: str, progress: Callable[[int], None]
-) -> list[dict[str, Any]]:
+    settings: Settings,
+    topic: str,
+    name: str,
+    strays: list[Coordinate],
+    progress: Callable[[int], None],
+) -> Iterator[dict[str, Any]]:
+    """Yield the records of a topic of ours; what cannot be read there is a stray."""
     reader = RecordDecoder(open_registry(settings.schemas), contract(name), DEAD_LETTER_LIMITS)
     ranges = ranges_of(settings.kafka, settings.kafka.topics.name(topic))
-    messages = read_range(settings.kafka, ranges, progress)
-    return [reader.decode(message.value()) for message in messages]
+    for message in read_range(settings.kafka, ranges, progress):
+        try:
+            yield reader.decode(message.value())
+        except AvroRecordError:
+            place: Any = (message.topic(), message.partition(), message.offset())
+            strays.append(Coordinate(*place))

@@ -79,14 +79,16 @@ def test_a_dead_letter_delivered_again_is_counted_and_is_not_a_double() -> None:
 
 
 def test_an_alert_delivered_again_under_its_id_is_not_wrong() -> None:
-    audit = reconcile([ledger([0], [0])], [(at(0), "")], [(at(0), "alert-a"), (at(0), "alert-a")])
+    audit = reconcile(
+        [ledger([0], [0])], [(at(0), "alert-a")], [(at(0), "alert-a"), (at(0), "alert-a")]
+    )
     assert audit.clean
     assert audit.alerts_found == 1
     assert audit.redelivered_alerts == 1
 
 
 def test_a_decision_without_its_alert_is_wrong() -> None:
-    audit = reconcile([ledger([0, 1], [0, 1])], [(at(1), "")], [])
+    audit = reconcile([ledger([0, 1], [0, 1])], [(at(1), "alert-a")], [])
     assert not audit.clean
     assert audit.alerts_missing == [at(1)]
     assert audit.alerts_wrong == 1
@@ -107,16 +109,33 @@ def test_an_alert_that_other_rules_decided_before_a_failure_is_counted_apart() -
 
 
 def test_an_alert_whose_row_still_alerts_is_not_superseded() -> None:
-    audit = reconcile([ledger([0], [0])], [(at(0), "")], [(at(0), "a")], superseded={at(0)})
+    audit = reconcile([ledger([0], [0])], [(at(0), "a")], [(at(0), "a")], superseded={at(0)})
     assert audit.clean
     assert audit.superseded_alerts == 0
 
 
 def test_two_ids_for_one_row_are_wrong_because_ids_must_be_deterministic() -> None:
-    audit = reconcile([ledger([0], [0])], [(at(0), "")], [(at(0), "alert-a"), (at(0), "alert-b")])
+    audit = reconcile(
+        [ledger([0], [0])], [(at(0), "alert-a")], [(at(0), "alert-a"), (at(0), "alert-b")]
+    )
     assert not audit.clean
     assert audit.alerts_wrong == 1
     assert audit.redelivered_alerts == 0
+
+
+def test_an_alert_under_another_id_than_its_row_gives_is_no_alert_of_the_row() -> None:
+    audit = reconcile([ledger([0], [0])], [(at(0), "alert-a")], [(at(0), "forged")])
+    assert not audit.clean
+    assert audit.alerts_missing == [at(0)]
+    assert audit.alerts_misnamed == [at(0)]
+    assert audit.alerts_wrong == 2
+
+
+def test_what_belongs_to_nothing_that_kafka_held_is_unexpected_and_listed() -> None:
+    audit = reconcile([ledger([0, 1], [0, 1, 9])], [], [], strays=[at(4), at(5)])
+    assert not audit.clean
+    assert audit.unexpected == 3
+    assert audit.unexpected_at == [at(9), at(4), at(5)]
 
 
 def test_control_records_are_counted_as_control_and_never_as_scored() -> None:
