@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KafkaUnavailableError",
+    "broker_number",
     "committed",
     "end_offsets",
     "ensure_topics",
@@ -217,6 +218,26 @@ def end_offsets(
         KafkaUnavailableError: when Kafka does not answer.
     """
     return _offsets(settings, topic, latest=True, read_committed=read_committed)
+
+
+def broker_number(settings: KafkaSettings, name: str) -> int | None:
+    """Return a numeric setting of the brokers; None where a broker does not tell it to this user.
+
+    Raises:
+        KafkaUnavailableError: when Kafka does not answer.
+    """
+    from kafka.admin import ConfigResource, ConfigResourceType
+    from kafka.errors import ClusterAuthorizationFailedError
+
+    with _admin(settings, f"reading {name!r} of the brokers") as admin:
+        broker = str(admin.describe_cluster()["brokers"][0]["node_id"])
+        asked = ConfigResource(ConfigResourceType.BROKER, broker, configs={name: None})
+        try:
+            found = admin.describe_configs([asked], config_filter="all")
+        except ClusterAuthorizationFailedError:
+            return None
+        known = found.get("broker", {}).get(broker, {}).get(name)
+        return None if known is None else int(known["value"])
 
 
 def start_offsets(settings: KafkaSettings, topic: str) -> dict[int, int]:

@@ -144,6 +144,10 @@ class ClickHouseSettings(_Section):
     writers: Positive = 1
 
 
+LONGEST_RESTART_MS: Final = 30_000
+"""A killed part is back and its tasks run again well within this (docs/reliability.md)."""
+
+
 class FlinkSettings(_Section):
     """Which cluster runs the jobs, and the shape of a job on it.
 
@@ -151,8 +155,9 @@ class FlinkSettings(_Section):
     Each shard costs calls into Python of its own, so there are as many as the highest parallelism
     that the job shall ever have, and no more. `source_parallelism` tasks read Kafka: one hands on
     hundreds of thousands of events a second, and more than one share the partitions.
-    `transaction_timeout_ms` must cover a checkpoint and the longest time that the job may be away:
-    what an exactly-once job wrote in a transaction that the broker ended meanwhile is gone.
+    An exactly-once job that gets no checkpoint through begins again from its last one before
+    `transaction_timeout_ms` is over: what stood in a transaction that the broker ended meanwhile
+    would be gone. So it must cover a checkpoint that fails, and the longest restart.
     """
 
     rest_url: str | None = None
@@ -170,6 +175,34 @@ class FlinkSettings(_Section):
     batch_bytes: Positive = 256 * 1024
     max_event_time_drift_ms: Positive = 12 * 3_600_000
     idle_partition_ms: Positive = 250
+
+    @property
+    def tolerable_failed_checkpoints(self) -> int:
+        """Return how many checkpoints in a row may fail before the job begins again from the last.
+
+        An exactly-once job writes its alerts into a transaction, which is committed with the
+        checkpoint it belongs to or with a later one. Should that be later than the transaction
+        lives, Kafka has dropped the alerts and Flink passes over it.
+        """
+        if self.delivery != "exactly-once":
+            # While a dependency is away a stage waits and no barrier passes: that is back-pressure,
+            # and a restart would not end it.
+            return 1_000_000
+        usable = self.transaction_timeout_ms - self.checkpoint_interval_ms - LONGEST_RESTART_MS
+        return usable // (self.checkpoint_timeout_ms + self.checkpoint_interval_ms) - 1
+
+    @model_validator(mode="after")
+    def _transactions_outlive_checkpoints(self) -> FlinkSettings:
+        if self.tolerable_failed_checkpoints < 0:
+            least = self.checkpoint_timeout_ms + 2 * self.checkpoint_interval_ms
+            msg = (
+                f"transaction_timeout_ms must be at least {least + LONGEST_RESTART_MS} with "
+                f"exactly-once delivery (checkpoint_timeout_ms, checkpoint_interval_ms twice and "
+                f"{LONGEST_RESTART_MS} for a restart), was {self.transaction_timeout_ms}: alerts in "
+                "a transaction that ends before its checkpoint are gone"
+            )
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _shards_divide(self) -> FlinkSettings:

@@ -18,9 +18,10 @@ from connectors.account_history import remember_account
 from connectors.clickhouse import ClickHouseClient
 from connectors.local.stack import resolved_settings
 from connectors.settings import Settings
-from jobs.audit import Audit
+from jobs.audit import LISTED, Audit
 from jobs.cli.context import settings_of
 from jobs.fraud.accounts import audit_fraud
+from jobs.fraud.alert_repair import publish_again, rebuild_missing
 from schemas.errors import RetryableError
 
 __all__ = ["audit"]
@@ -56,6 +57,11 @@ Exit code 0 only when nothing is missing, doubled or wrongly alerted."""
     help="Repeat for ever; each account also goes to ClickHouse for the dashboards.",
 )
 @click.option("--metrics-port", type=int, help="With --watch: serve the account to Prometheus.")
+@click.option(
+    "--repair",
+    type=click.Choice(["dry-run", "publish"]),
+    help="Build the missing alerts from their rows and records; publish them, or only say so.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def audit(
@@ -68,11 +74,15 @@ def audit(
     last: int | None,
     watch: int | None,
     metrics_port: int | None,
+    repair: str | None,
     as_json: bool,
 ) -> None:
     """Account for every offset of the fraud job's topics: in = scored + dead-lettered + control."""
     if last is not None and since is not None:
         msg = "--since and --last both say where to begin; give one of them"
+        raise click.UsageError(msg)
+    if watch is not None and repair is not None:
+        msg = "--repair is for one account; take --watch away"
         raise click.UsageError(msg)
     settings = resolved_settings(settings_of(ctx))
     fixed = until is not None
@@ -93,10 +103,15 @@ def audit(
             if verdict.clean or time.monotonic() >= deadline:
                 break
             time.sleep(1)
+        repaired: dict[str, object] = {}
+        if repair is not None:
+            repaired = _repair(settings, verdict, publish=repair == "publish")
+            if repair == "publish":
+                verdict = _run(settings, since, until, from_offset, to_offset, as_json)
         if gauges is not None:
             gauges.publish(verdict)
         if as_json:
-            click.echo(json.dumps(as_dict(verdict)))
+            click.echo(json.dumps({**as_dict(verdict), **repaired}))
         else:
             _print(verdict)
         if watch is None:
@@ -130,6 +145,22 @@ def _run(
         )
 
 
+def _repair(settings: Settings, verdict: Audit, *, publish: bool) -> dict[str, object]:
+    """Raise the missing alerts again, or only build them; say on stderr what came of each."""
+    done = rebuild_missing(settings, verdict.alerts_missing, int(_now().timestamp() * 1000))
+    if publish:
+        publish_again(settings, done)
+    said = "raised again" if publish else "can be raised again"
+    for at in done.frames:
+        click.echo(f"  {said}: {at.topic}[{at.partition}] offset {at.offset}", err=True)
+    for at, why in done.refused.items():
+        click.echo(f"  not raised: {at.topic}[{at.partition}] offset {at.offset}: {why}", err=True)
+    return {
+        "raised_again" if publish else "can_be_raised_again": len(done.frames),
+        "not_raised": [{**asdict(at), "why": why} for at, why in done.refused.items()],
+    }
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -155,8 +186,10 @@ def as_dict(verdict: Audit) -> dict[str, object]:
         "redelivered_dead_letters": verdict.redelivered_dead_letters,
         "missing_at": [asdict(at) for at in verdict.missing_at],
         "doubled_at": [asdict(at) for at in verdict.doubled_at],
-        "alerts_missing": [asdict(at) for at in verdict.alerts_missing],
+        "unexpected_at": [asdict(at) for at in verdict.unexpected_at],
+        "alerts_missing": [asdict(at) for at in verdict.alerts_missing[:LISTED]],
         "alerts_unexpected": [asdict(at) for at in verdict.alerts_unexpected],
+        "alerts_misnamed": [asdict(at) for at in verdict.alerts_misnamed],
         "partitions": [asdict(partition) for partition in verdict.partitions],
     }
 
@@ -181,8 +214,10 @@ def _print(verdict: Audit) -> None:
     for label, places in (
         ("missing", verdict.missing_at),
         ("doubled", verdict.doubled_at),
+        ("not of this log", verdict.unexpected_at),
         ("alert missing", verdict.alerts_missing),
         ("alert without a row", verdict.alerts_unexpected),
+        ("alert under another id", verdict.alerts_misnamed),
     ):
         for at in places[:20]:
             console.print(f"  {label}: {at.topic}[{at.partition}] offset {at.offset}")

@@ -26,7 +26,7 @@ from schemas.contract import contract
 from schemas.reasons import AvroRecordError
 from schemas.registry import open_registry
 
-__all__ = ["InForce", "in_force", "kept", "memory_findings"]
+__all__ = ["InForce", "control_records", "in_force", "kept", "memory_findings"]
 
 _NAMING = frozenset({"activate_model", "shadow_model", "challenge_model"})
 _ABSENT = frozenset({60, 81})  # unknown table, unknown database
@@ -67,10 +67,19 @@ def in_force(settings: Settings) -> InForce:
     Raises:
         RetryableError: Kafka or ClickHouse does not answer.
     """
+    return kept(control_records(settings), _outcomes(ClickHouseClient(settings.clickhouse)))
+
+
+def control_records(settings: Settings) -> list[ControlRecord]:
+    """Return the readable records of the control topic in their order; none without the topic.
+
+    Raises:
+        RetryableError: Kafka does not answer.
+    """
     try:
         ranges = ranges_of(settings.kafka, settings.kafka.topics.name("control"))
     except EvidenceError:
-        return InForce()
+        return []
     decoder = RecordDecoder(open_registry(settings.schemas), contract("control"))
     records = []
     for message in read_range(settings.kafka, ranges):
@@ -79,7 +88,7 @@ def in_force(settings: Settings) -> InForce:
         except AvroRecordError:
             # The job made a dead letter of it.
             continue
-    return kept(records, _outcomes(ClickHouseClient(settings.clickhouse)))
+    return records
 
 
 def _outcomes(client: ClickHouseClient) -> dict[str, str]:

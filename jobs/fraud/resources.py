@@ -6,7 +6,7 @@ from typing import Final
 
 from connectors.clickhouse import ClickHouseClient
 from connectors.deployments import deployed_facts, remember_deployment
-from connectors.kafka import ensure_topics
+from connectors.kafka import broker_number, ensure_topics
 from connectors.migrations import migrate
 from connectors.settings import Settings
 from jobs.fraud.features import FRAUD_FEATURES
@@ -15,6 +15,8 @@ from jobs.plan import Facts, compare, facts_of
 from schemas.errors import ConfigurationError
 
 __all__ = ["check_resume", "facts", "prepare", "remember"]
+
+MAX_TRANSACTION: Final = "transaction.max.timeout.ms"
 
 # A dead letter holds a whole refused record beside its own fields, so its topic takes larger
 # messages than any source topic may hold.
@@ -26,6 +28,7 @@ def prepare(settings: Settings) -> None:
 
     Control records are few and must keep their order, so their topic has one partition.
     """
+    _check_transactions(settings)
     topics = settings.kafka.topics
     ensure_topics(
         settings.kafka,
@@ -36,6 +39,24 @@ def prepare(settings: Settings) -> None:
         settings.kafka, [topics.name("control"), topics.name("drift_alerts")], partitions=1
     )
     migrate(ClickHouseClient(settings.clickhouse), FRAUD_FEATURES.names)
+
+
+def _check_transactions(settings: Settings) -> None:
+    """Refuse a transaction timeout that the brokers would refuse, again and again, in the job.
+
+    Raises:
+        ConfigurationError: with the way out.
+    """
+    if settings.flink.delivery != "exactly-once":
+        return
+    wanted = settings.flink.transaction_timeout_ms
+    most = broker_number(settings.kafka, MAX_TRANSACTION)
+    if most is not None and wanted > most:
+        msg = (
+            f"flink.transaction_timeout_ms was {wanted}, and the brokers allow at most {most} "
+            f"({MAX_TRANSACTION}); lower the one or raise the other"
+        )
+        raise ConfigurationError(msg)
 
 
 def facts(settings: Settings) -> Facts:

@@ -29,7 +29,7 @@ from models.control import MODEL_CONTROL_KINDS, ControlRecord
 from models.scorer import ModelCache, Outcome, ScoringEngine
 from schemas.errors import ConfigurationError
 
-__all__ = ["DecisionShard", "LogKeys", "open_store"]
+__all__ = ["DecisionShard", "LogKeys", "open_store", "thresholds_of"]
 
 # The window log owns the numbers from 0 up.
 MODELS_KEY: Final = -1
@@ -129,19 +129,10 @@ class DecisionShard:
             return self._thresholds
         known = self._own_thresholds.get(model_index)
         if known is None:
-            known = self._own_thresholds[model_index] = self._thresholds_of(model_index)
+            review, block = self.engine.thresholds()[model_index]
+            own = None if np.isnan(review) else (float(review), float(block))
+            known = self._own_thresholds[model_index] = thresholds_of(self._settings, own)
         return known
-
-    def _thresholds_of(self, model_index: int) -> Thresholds:
-        fraud = self._settings.fraud
-        own = self.engine.thresholds()[model_index]
-        review = fraud.review_threshold
-        block = fraud.block_threshold
-        if review is None:
-            review = FALLBACK_THRESHOLDS.review if np.isnan(own[0]) else float(own[0])
-        if block is None:
-            block = FALLBACK_THRESHOLDS.block if np.isnan(own[1]) else float(own[1])
-        return Thresholds(min(review, block), block)
 
     def builder(self, thresholds: Thresholds) -> AlertBuilder:
         """Return the builder of alerts under the rules in force."""
@@ -191,6 +182,18 @@ class DecisionShard:
             "thresholds": None if chosen is None else [chosen.review, chosen.block],
         }
         self._state.put(RULES_KEY, json.dumps(saved).encode())
+
+
+def thresholds_of(settings: Settings, own: tuple[float, float] | None) -> Thresholds:
+    """Return the thresholds of a model that brings `own` or none, where no control record rules."""
+    fraud = settings.fraud
+    review = fraud.review_threshold
+    block = fraud.block_threshold
+    if review is None:
+        review = FALLBACK_THRESHOLDS.review if own is None else own[0]
+    if block is None:
+        block = FALLBACK_THRESHOLDS.block if own is None else own[1]
+    return Thresholds(min(review, block), block)
 
 
 def _number(control: ControlRecord, name: str) -> float:
