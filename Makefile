@@ -14,7 +14,7 @@ MAKEFLAGS += --jobs=2
 
 VENDOR := dashboards/static/vendor/versions.json
 
-.PHONY: help setup demo demo-risk test check lock faults bench clean
+.PHONY: help setup demo demo-risk test check scan lock faults bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,6 +59,10 @@ check: setup ## Formatting, lint, types, files of the images
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict jobs schemas connectors models dashboards
 	docker/check.sh
+
+scan: setup ## Compare what is pinned with published advisories (asks PyPI and npm)
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r requirements.lock
+	cd dashboards/web && npm audit --package-lock-only
 
 lock: $(VENV)/.complete ## Newest versions that pyproject.toml allows, into requirements.lock
 	head -n 2 requirements.lock > requirements.lock.new
