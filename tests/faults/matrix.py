@@ -30,6 +30,7 @@ from tests.faults.links import linked
 from tests.faults.load import LoadError
 from tests.faults.scenarios import FAULTS, LOADS, Fault, in_burst
 from tests.faults.stand import Stand, StandError, stack_settings
+from tests.faults.variants import VARIANTS
 
 __all__ = ["RESULTS", "main"]
 
@@ -135,7 +136,7 @@ class Matrix:
                 **first.flink,
             )
             stand.links = links
-            stand.variant = "crash-in-fold" if first.needs == "crashing-job" else None
+            stand.variant = first.needs if first.needs in VARIANTS else None
             cleanup.callback(stand.stop)
             stand.start()
             bad = 0

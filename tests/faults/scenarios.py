@@ -33,6 +33,8 @@ from jobs.fraud.features import FRAUD_FEATURES
 from models.control import make_control
 from schemas.errors import RiskstreamError
 from tests.faults.stand import Stand, StandError
+from tests.faults.topics import letters
+from tests.faults.variants import CRASHING_CUSTOMER, RAISING_CUSTOMER
 
 __all__ = ["FAULTS", "LOADS", "Fault"]
 
@@ -44,9 +46,10 @@ BURST_TIMES: Final = 5
 BURST_LEAD_SECONDS: Final = 1.0
 SURGE_SECONDS: Final = 60.0
 OUTAGE_SECONDS: Final = 300.0
-# The broker looks for expired transactions every 10 s.
-EXPIRY_SECONDS: Final = 25.0
-TRANSACTION_TIMEOUT_MS: Final = 10_000
+# The least life of a transaction that the settings allow with checkpoints that give up after 4 s;
+# the broker looks for those that are over every 10 s.
+TRANSACTION_MS: Final = 40_000
+EXPIRY_SECONDS: Final = 60.0
 
 RULES: Final = """
 format: 1
@@ -60,7 +63,7 @@ rules:
 """
 
 LOADS: Final = ("steady", "burst")
-Needs = Literal["links", "quota", "crashing-job"]
+Needs = Literal["links", "quota", "crash-in-fold", "brittle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,17 @@ def _crash_in_fold(stand: Stand) -> None:
     mark = stand.stack.home / "crash-in-fold"
     mark.touch()
     stand.wait("a fold that crashes", lambda: not mark.exists(), 60)
+
+
+def _poison(customer: bytes, reason: str) -> Callable[[Stand], None]:
+    """Publish a payment that the stage cannot bear; it must become a dead letter."""
+
+    def happen(stand: Stand) -> None:
+        known = letters(stand.settings, reason)
+        stand.pay(customer)
+        stand.wait("the dead letter", lambda: letters(stand.settings, reason) == known + 1, 180)
+
+    return happen
 
 
 def _crash_in_checkpoint(stand: Stand) -> None:
@@ -324,7 +338,19 @@ FAULTS: Final = (
         "crash-in-fold",
         "the process dies in the middle of a state fold",
         _crash_in_fold,
-        needs="crashing-job",
+        needs="crash-in-fold",
+    ),
+    Fault(
+        "poison-crash",
+        "a record ends the process that decodes it (SIGSEGV)",
+        _poison(CRASHING_CUSTOMER, "stage_crashed"),
+        needs="brittle",
+    ),
+    Fault(
+        "poison-raise",
+        "a record makes a stage raise what nobody thought of",
+        _poison(RAISING_CUSTOMER, "stage_failed"),
+        needs="brittle",
     ),
     *(
         Fault(
@@ -364,9 +390,14 @@ FAULTS: Final = (
     ),
     Fault(
         "expire-transactions",
-        f"no checkpoint for {EXPIRY_SECONDS:.0f} s, transactions expire after 10 s",
+        f"no checkpoint for {EXPIRY_SECONDS:.0f} s, transactions expire after "
+        f"{TRANSACTION_MS // 1000} s, delivery exactly-once",
         _expire_transactions,
-        {**EXACTLY_ONCE, "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS},
+        {
+            **EXACTLY_ONCE,
+            "checkpoint_timeout_ms": 4_000,
+            "transaction_timeout_ms": TRANSACTION_MS,
+        },
     ),
     Fault(
         "kill-python-worker",

@@ -22,6 +22,7 @@ from schemas.contract import contract
 from schemas.registry import stable_schema_id
 from tests.faults.scenarios import FAULTS
 from tests.faults.stand import Stand
+from tests.faults.topics import alert_records
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(1_500)]
 
@@ -177,8 +178,8 @@ def test_exactly_once_shows_readers_of_committed_records_each_alert_once(
         once.load.stop()
         audit = once.audit(whole=True)
         again, decided_otherwise = once.decided_again()
-        everything = once.alert_records(isolation="read_uncommitted")
-        committed = once.alert_records(isolation="read_committed")
+        everything = alert_records(once.settings, "read_uncommitted")
+        committed = alert_records(once.settings, "read_committed")
     finally:
         once.stop()
     assert audit.clean

@@ -5,6 +5,7 @@ Started by `flink run` in place of `jobs/runtime/main.py`, with the variant's na
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import os
 import signal
@@ -89,6 +90,23 @@ class _CrashingState:
         return iter(self._state.items())
 
 
+CRASHING_CUSTOMER: Final = b"crashes-native-code"
+RAISING_CUSTOMER: Final = b"raises-what-nobody-thought-of"
+
+
+class BrittleStage(CustomerStage):
+    """The customer stage with two mistakes: one customer ends the process, one makes it raise."""
+
+    def process(self, shard: int, batch: bytes, state: StateMap) -> bytes:
+        """Process as ever, unless a batch holds either customer."""
+        packets = super().process(shard, batch, state)
+        if CRASHING_CUSTOMER in batch:
+            ctypes.string_at(0)
+        if RAISING_CUSTOMER in batch:
+            raise ZeroDivisionError
+        return packets
+
+
 class LaterCustomerStage(CustomerStage):
     """The customer stage of a release with `LATER_FEATURES`."""
 
@@ -165,6 +183,10 @@ def _crash_in_fold() -> None:
     fraud.CustomerStage = CrashInFold  # type: ignore[misc]
 
 
+def _brittle() -> None:
+    fraud.CustomerStage = BrittleStage  # type: ignore[misc]
+
+
 def _later_features() -> None:
     def parts(settings: Settings) -> StageParts:
         return StageParts(settings, LATER_FEATURES)
@@ -180,6 +202,7 @@ def _next_state_format() -> None:
 
 
 VARIANTS: Final[dict[str, Callable[[], None]]] = {
+    "brittle": _brittle,
     "crash-in-fold": _crash_in_fold,
     "later-features": _later_features,
     "next-state-format": _next_state_format,
