@@ -198,8 +198,8 @@ class FlinkSettings(_Section):
             msg = (
                 f"transaction_timeout_ms must be at least {least + LONGEST_RESTART_MS} with "
                 f"exactly-once delivery (checkpoint_timeout_ms, checkpoint_interval_ms twice and "
-                f"{LONGEST_RESTART_MS} for a restart), was {self.transaction_timeout_ms}: alerts in "
-                "a transaction that ends before its checkpoint are gone"
+                f"{LONGEST_RESTART_MS} for a restart), was {self.transaction_timeout_ms}: alerts "
+                "in a transaction that ends before its checkpoint are gone"
             )
             raise ValueError(msg)
         return self
