@@ -19,7 +19,7 @@ from connectors.frames import write_frame
 from connectors.profiles import ProfileBatch, ProfileKind
 from jobs.audit import Coordinate
 from jobs.fraud.parts import StageParts
-from jobs.fraud.reasons import AlertBuilder, ScoredRows, only_by_score
+from jobs.fraud.reasons import AlertBuilder, ScoredRows
 from jobs.fraud.rule_columns import PROFILE_KINDS, RuleColumnSource
 from jobs.fraud.shard import thresholds_of
 from jobs.rules.decision import DECISION_NAMES, Decision, Thresholds, decide
@@ -144,12 +144,11 @@ class _Builder:
             np.array([row.ingested_at_ms]),
         )
         first = np.zeros(1, np.int64)
+        alerts = AlertBuilder(rules, thresholds, self._parts.features.version)
         evidence = model.evidence().of(
-            features, only_by_score(scored, first, rules), thresholds.review
+            features, alerts.only_by_score(scored, first), thresholds.review
         )
-        (alert,) = AlertBuilder(rules, thresholds, self._parts.features.version).build(
-            scored, first, evidence, row.model_version, row.decided_at_ms
-        )
+        (alert,) = alerts.build(scored, first, evidence, row.model_version, row.decided_at_ms)
         alert["attributes"] = {**alert["attributes"], MARK: "true"}
         return write_frame(
             self._parts.settings.kafka.topics.name("alerts"),

@@ -38,7 +38,7 @@ __all__ = ["Batches", "JobGraph", "Routed"]
 
 # At most one emission of a gather in this time: it bounds what the fixed cost of a batch can take
 # (a call a shard and stage, 1-2 ms of CPU for both stages), and costs half of it in latency.
-GATHER_MS: Final = 15
+GATHER_MS: Final = 10
 GATHER_BYTES: Final = 512 * 1024
 # All shards of a task together; 4 MB is 20 ms of work, so a barrier never waits long behind it.
 GATHER_TOTAL_BYTES: Final = 4 * 1024 * 1024
