@@ -147,7 +147,11 @@ def test_what_cannot_be_proved_is_not_raised_and_says_why(fraud: Fraud) -> None:
 
 
 def test_a_transaction_must_outlive_its_checkpoint_and_a_restart(tmp_path: Path) -> None:
-    short = ["flink.transaction_timeout_ms=10000", "flink.checkpoint_timeout_ms=30000"]
+    short = [
+        "flink.transaction_timeout_ms=10000",
+        "flink.checkpoint_timeout_ms=30000",
+        "flink.checkpoint_interval_ms=5000",
+    ]
     once = "flink.delivery=exactly-once"
     with pytest.raises(ConfigurationError, match="transaction_timeout_ms must be at least 70000"):
         load_settings(environment={}, overrides=[*short, once])
