@@ -411,7 +411,7 @@ def test_a_candidate_is_promoted_when_it_beats_the_champion_on_live_rows_and_not
     live.order("shadow_model", worse, "shadow", "worse")
 
     # Better on its own test days is not enough: there are no live rows that both scored.
-    judge = ("models", "promote", "--label-delay", "0s", "--json")
+    judge = ("models", "promote", "--label-delay", "1s", "--json")
     early = json.loads(live.run(*judge, candidate, exit_code=1).splitlines()[-1])
     assert (early["promoted"], early["frauds"]) == (False, 0)
 

@@ -247,7 +247,7 @@ def test_every_measure_has_an_interval_from_resampled_customers() -> None:
     for one in result.calibration:
         assert one.observed_interval.low <= one.observed <= one.observed_interval.high
     assert result.brier_interval.low < result.brier < result.brier_interval.high
-    kept = at_threshold(rows, 0.6, 500, generator)
+    kept = at_threshold(rows, 0.5, 500, generator)
     for name in ("precision", "recall", "money_saved_minor"):
         low, high = kept[f"{name}_interval"]
         assert low < kept[name] < high
