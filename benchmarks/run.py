@@ -48,8 +48,8 @@ RESULTS: Final = Path(__file__).parent / "results"
 RATES: Final = (500.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0)
 EQUALITY_EVENTS: Final = 4_000
 QUICK_EQUALITY_EVENTS: Final = 2_000
-# About two payments of each a day, so that 4,000 last for more than three weeks.
-EQUALITY_CUSTOMERS: Final = 80
+# 4,000 payments of so few last for 39 days: all windows fill, those a week back too.
+EQUALITY_CUSTOMERS: Final = 60
 # Weeks after the last of the compared stream, so that no window holds events of both.
 TIMED_START_MS: Final = DEFAULT_START_MS + 400 * 86_400_000
 OURS: Final = "riskstream-thread"
@@ -93,7 +93,7 @@ def store(name: str, result: dict[str, Any]) -> None:
 
 
 def equality_stream(events: int) -> Sequence[Record]:
-    """Return weeks of few customers at few terminals, so that all windows but the longest fill."""
+    """Return weeks of few customers at few terminals, so that all windows fill."""
     return Workload(
         events, seed=SEED + 1, customers=EQUALITY_CUSTOMERS, terminals=2 * EQUALITY_CUSTOMERS
     ).records

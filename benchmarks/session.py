@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any, Final
@@ -29,7 +29,7 @@ from schemas.avro import RecordDecoder
 from schemas.contract import contract
 from schemas.registry import open_registry
 
-__all__ = ["LEAD_SECONDS", "Session", "UnequalResultsError", "compare_rows", "lag_growth"]
+__all__ = ["LEAD_SECONDS", "Session", "UnequalResultsError", "compare_rows", "lag_growth", "pieces"]
 
 STALL_SECONDS: Final = 60
 FIRST_ROW_SECONDS: Final = 180
@@ -37,6 +37,9 @@ FIRST_ROW_SECONDS: Final = 180
 SCORE_TOLERANCE: Final = 1e-6
 LEAD_SECONDS: Final = 2.0
 """Of an open-loop load this much is sent first and counts for no latency: connections wake."""
+# Terminal windows end a week back. A piece of the compared stream is done before the next is sent,
+# so that no partition, nor a slow worker, can be a week behind another.
+PIECE_MS: Final = 6 * 86_400_000
 # Shorter lags are the gathering of a batch, not a queue.
 SHORT_LAG_MS: Final = 200.0
 FLAME_SECONDS: Final = 8
@@ -98,9 +101,11 @@ class Session:
             self._rows("SELECT min(decided_at_ms) AS t FROM scored_transactions_raw")[0]["t"]
         )
         waited = time.monotonic() - began - (time.time() - first / 1000)
-        send_at_rate(self._kafka, self._topic, rest, rate)
-        self._sent = len(records)
-        self._wait(self._sent, STALL_SECONDS)
+        self._sent = len(head)
+        for piece in pieces(rest, PIECE_MS):
+            send_at_rate(self._kafka, self._topic, piece, rate)
+            self._sent += len(piece)
+            self._wait(self._sent, STALL_SECONDS)
         time.sleep(0.5)
         watch.stop()
         expected = reference.expect(records)
@@ -339,6 +344,17 @@ class Session:
                 msg = f"waiting for {rows:,} rows: {now:,} came, none for {stall_seconds} s"
                 raise RuntimeError(msg)
             time.sleep(0.25)
+
+
+def pieces(records: Sequence[Record], span_ms: int) -> Iterator[Sequence[Record]]:
+    """Yield records in order, in pieces whose first and last event are less than a span apart."""
+    first = 0
+    for at, record in enumerate(records):
+        if record.event_time_ms - records[first].event_time_ms >= span_ms:
+            yield records[first:at]
+            first = at
+    if records:
+        yield records[first:]
 
 
 def lag_growth(slices: Sequence[tuple[float, float]]) -> float:

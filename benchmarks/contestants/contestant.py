@@ -34,8 +34,7 @@ class Contestant(Protocol):
     title: str
     """As the page shows it."""
     equality_rate: float
-    """Events/s at which results are compared; below what the contestant can take: a week of event
-    time is some seconds, and a contestant may not fall behind on one partition for as long."""
+    """Events/s at which results are compared; below what the contestant can take."""
     warm_events: int
     """Length of the backlog that warms it up: some seconds of work."""
 

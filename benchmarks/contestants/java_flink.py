@@ -28,7 +28,7 @@ class JavaFlink(OnFlink):
         super().__init__("all")
         self.name = "java" if rows == 1 else "java-batched"
         self.title = "Java Flink" if rows == 1 else f"Java Flink, up to {rows} scored at once"
-        self.equality_rate = 400.0
+        self.equality_rate = 1_000.0
         self.warm_events = 100_000
         self._arguments = [str(rows), str(wait_ms), str(buffer_timeout_ms)]
 

@@ -24,7 +24,7 @@ class Ours(OnFlink):
         self.title = f"riskstream, {mode} mode" + (one and f", TaskManagers: {task_managers}")
         self.throughput_only = task_managers is not None
         self._local = {} if task_managers is None else {"task_managers": task_managers}
-        self.equality_rate = 400.0
+        self.equality_rate = 1_000.0
         self.warm_events = 100_000 if mode == "thread" else 40_000
         self._mode = mode
 

@@ -30,7 +30,7 @@ class PyFlinkRecords(OnFlink):
         super().__init__("all")
         self.name = f"pyflink-{mode}"
         self.title = f"PyFlink per record, {mode} mode"
-        self.equality_rate = 400.0 if mode == "thread" else 250.0
+        self.equality_rate = 1_000.0 if mode == "thread" else 250.0
         self.warm_events = 20_000 if mode == "thread" else 4_000
         self._mode = mode
         self._script = FOLDER / "pyflink_job.py"
@@ -88,6 +88,6 @@ class PyFlinkSql(PyFlinkRecords):
         super().__init__("process")
         self.name = "pyflink-sql"
         self.title = "PyFlink SQL micro-batches"
-        self.equality_rate = 400.0
+        self.equality_rate = 1_000.0
         self.warm_events = 20_000
         self._script = FOLDER / "pyflink_sql.py"

@@ -23,7 +23,7 @@ class PythonProgram:
     program = ""
     venv: str | None = None
     workers = 1
-    equality_rate = 400.0
+    equality_rate = 1_000.0
     warm_events = 20_000
     throughput_only = False
 
@@ -97,7 +97,7 @@ class Quix(PythonProgram):
     program = "quix_app"
     venv = "quix"
     workers = 2
-    equality_rate = 400.0
+    equality_rate = 1_000.0
     warm_events = 10_000
 
 
@@ -109,7 +109,7 @@ class Bytewax(PythonProgram):
     program = "bytewax_flow"
     venv = "bytewax"
     workers = 2
-    equality_rate = 400.0
+    equality_rate = 1_000.0
 
     def command(self, job: Path) -> list[str]:
         """Return the command; the ports by which the processes meet are chosen here."""
@@ -130,7 +130,7 @@ class Pathway(PythonProgram):
     name = "pathway"
     title = "Pathway"
     venv = "pathway"
-    equality_rate = 400.0
+    equality_rate = 1_000.0
     warm_events = 10_000
 
     def command(self, job: Path) -> list[str]:

@@ -20,7 +20,7 @@ from benchmarks.measure import Plan, backlog
 from benchmarks.page import write_page
 from benchmarks.processes import thread_times
 from benchmarks.scaling import check_load, fit_load, predict
-from benchmarks.session import lag_growth
+from benchmarks.session import lag_growth, pieces
 from benchmarks.workload import Workload
 
 MACHINE = {
@@ -110,6 +110,16 @@ def test_the_sustained_rate_is_the_highest_at_which_the_lag_did_not_grow(tmp_pat
     ours = _result("riskstream-thread", 20_000.0, 50.0, 9.0)
     ours["at_80_percent"]["lag_growth"] = 0.2
     assert "| the riskstream-thread | 1,000 | **20,000** | 5,000 |" in _page(tmp_path, ours)
+
+
+def test_pieces_are_in_order_complete_and_shorter_than_the_span() -> None:
+    records = Workload(300, customers=20).records
+    span_ms = 86_400_000
+    found = list(pieces(records, span_ms))
+    assert [one for piece in found for one in piece] == records
+    assert len(found) == 3
+    assert all(piece[-1].event_time_ms - piece[0].event_time_ms < span_ms for piece in found)
+    assert list(pieces([], span_ms)) == []
 
 
 def test_a_lag_grows_when_it_ends_long_and_rises_all_the_way() -> None:
