@@ -291,9 +291,9 @@ def _aims(found: Sequence[Result], limits: Result) -> list[str]:
     rows: list[tuple[str, str, str]] = []
 
     def aim(what: str, value: str, *, met: bool, against: Result = ours) -> None:
+        verdict = "met" if met else "**missed**"
         busy = _busy(ours) or _busy(against)
-        verdict = "not judged: busy machine" if busy else "met"
-        rows.append((what, value, verdict if met else "**missed**"))
+        rows.append((what, value, "not judged: busy machine" if busy else verdict))
 
     for name in ("pyflink-thread", "pyflink-process"):
         other = by_name.get(name)
