@@ -1,8 +1,8 @@
 """Run the fraud job end to end on the local stack and measure it: what `riskstream demo` does.
 
 Traffic comes in two parts. First as fast as the job takes it, which gives the throughput; then,
-with nothing waiting, at a steady open-loop rate, which gives the latency. Both are counted in the
-same ClickHouse view and alert topic that users read.
+with nothing waiting and ClickHouse done with merging what came, at a steady open-loop rate, which
+gives the latency. Both are counted in the same ClickHouse view and alert topic that users read.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ __all__ = ["AlertWatch", "CutAt", "DemoError", "DemoResult", "StagedPace", "Traf
 # Nothing new for this long, with events missing: the job is stuck, not slow.
 STALL_SECONDS: Final = 90
 POLL_SECONDS: Final = 0.25
+# From the burst's last row to the first steady payment: merges take a core for about as long.
+SETTLE_SECONDS: Final = 3.0
 # Features take a label after 7 days. A flat-out replay runs several days a second, so the rest of
 # the 7 days is how long a label may be under way and still come before the events that need it.
 LABEL_DELAY_MS: Final = 3 * DAY_MS
@@ -260,7 +262,12 @@ def run_demo(
         if traffic.rate is None:
             total = traffic.source().total or traffic.limit
             burst = total - min(STEADY_EVENTS, total // 10)
-        pace = StagedPace(burst, traffic.rate or STEADY_RATE, counter.wait_for)
+
+        def drained(sent: int) -> None:
+            counter.wait_for(sent)
+            time.sleep(SETTLE_SECONDS)
+
+        pace = StagedPace(burst, traffic.rate or STEADY_RATE, drained)
         summary = replay(
             CutAt(traffic.source(), burst),
             bulk_publisher(librdkafka_config(settings.kafka)),
