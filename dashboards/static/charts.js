@@ -61,8 +61,16 @@ export class Chart {
     if (panel.kind === "backtest") return this.backtest(base, yAxis, paint, rows);
     const xAxis = temporal
       ? axis(paint, { type: "time", splitLine: { show: false } })
-      : axis(paint, { type: "category", data: rows.map((row) => String(row[panel.x])), splitLine: { show: false } });
+      : axis(paint, { type: "category", data: rows.map((row) => String(row[panel.x])), splitLine: { show: false }, axisLabel: this.names(paint, rows.length) });
     return { ...base, useUTC: true, xAxis, yAxis, series: this.series(rows, temporal) };
+  }
+
+  // A bar without its name says nothing: up to a dozen names all show, broken into lines.
+  names(paint, count) {
+    const label = { color: paint.soft, fontSize: 11, hideOverlap: true };
+    if (count > 12) return label;
+    const width = Math.floor((this.chart.getWidth() * 0.85) / Math.max(count, 1));
+    return { ...label, hideOverlap: false, interval: 0, width, overflow: "break" };
   }
 
   series(rows, temporal) {
