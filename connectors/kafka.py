@@ -230,7 +230,7 @@ def broker_number(settings: KafkaSettings, name: str) -> int | None:
     from kafka.errors import ClusterAuthorizationFailedError
 
     with _admin(settings, f"reading {name!r} of the brokers") as admin:
-        broker = str(admin.describe_cluster()["brokers"][0]["node_id"])
+        broker = str(admin.describe_cluster()["brokers"][0]["broker_id"])
         asked = ConfigResource(ConfigResourceType.BROKER, broker, configs={name: None})
         try:
             found = admin.describe_configs([asked], config_filter="all")

@@ -14,14 +14,16 @@ from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from connectors.evidence import ranges_of, read_range
-from connectors.kafka import kafka_python_config, librdkafka_config
+from connectors.kafka import broker_number, kafka_python_config, librdkafka_config
 from connectors.settings import Settings
 from connectors.tables import SCORED_TABLE
 from jobs.cli.main import cli
 from jobs.fraud.alert_repair import EXPIRY_MARGIN_MS
 from jobs.fraud.raised_again import MARK
+from jobs.fraud.resources import prepare
 from schemas.avro import RecordDecoder, RecordEncoder
 from schemas.contract import contract
+from schemas.errors import ConfigurationError
 from schemas.registry import open_registry, stable_schema_id
 from tests.faults.stand import Stand
 
@@ -198,6 +200,19 @@ def test_alerts_that_are_gone_are_found_raised_again_and_equal_to_the_lost_ones(
         assert after[name] == before[name]
     result, said = command(stand, "--repair=publish")
     assert (result.exit_code, said["raised_again"]) == (0, 0)
+
+
+def test_a_transaction_longer_than_the_brokers_allow_is_refused_before_the_job(
+    stand: Stand,
+) -> None:
+    most = broker_number(stand.settings.kafka, "transaction.max.timeout.ms")
+    assert most is not None
+    flink = {"delivery": "exactly-once", "transaction_timeout_ms": most + 1}
+    settings = stand.settings.model_copy(
+        update={"flink": stand.settings.flink.model_copy(update=flink)}
+    )
+    with pytest.raises(ConfigurationError, match=f"the brokers allow at most {most}"):
+        prepare(settings)
 
 
 def test_forged_alerts_are_found_with_their_places(stand: Stand) -> None:
