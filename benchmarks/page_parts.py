@@ -55,17 +55,18 @@ def scaling_part(scaling: Result, managers: Sequence[Result], keys: Sequence[Res
     if load:
         errors = [abs(one["error"]) for one in load["left_out"]]
         lines += [
-            f"CPU of the TaskManagers under load, fitted: {load['idle_cores']} cores + "
-            f"{load['us_per_event']} us an event. Each rate predicted from the others is off by "
+            "CPU of the TaskManagers while there is some to spare, fitted: "
+            f"{load['idle_cores']} cores + {load['us_per_event']} us an event (the floor is "
+            "batches, which come with every tick). Each rate predicted from the others is off by "
             f"{min(errors):.0%} to {max(errors):.0%}.",
             "",
         ]
     check = scaling.get("check")
     if check:
         lines += [
-            f"Checked on the backlog, which it was not fitted on: with the {check['cores']} cores "
-            f"that the TaskManagers had it predicts {check['predicted']:,} events/s; measured were "
-            f"{check['measured']:,} ({check['error']:+.0%}).",
+            f"At full load batches merge until only their events cost: from the backlog's cost the "
+            f"model predicts {check['predicted_cores']} cores at {check['rate']:,} events/s (80 % "
+            f"of the maximum); measured were {check['measured_cores']} ({check['error']:+.0%}).",
             "",
         ]
     if len(managers) > 1:

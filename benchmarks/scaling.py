@@ -1,11 +1,13 @@
-"""How cost grows: a model of CPU by rate and shards, fitted, checked, and extended to more cores.
+"""How cost grows: a model of CPU by rate, fitted, checked, and extended to more cores.
 
-    cores(rate, shards) = rate * event + batches(rate, shards) * batch + idle
-    batches(rate, shards) = min(rate, shards * ticks) * stages
+    cores(rate) = floor + rate * event       while there is CPU to spare
+    cores(rate) = rate * event_when_full     when there is none
 
-`batch` and the Python part of `event` are fitted in process on batch sizes (`stage_profile`); the
-whole of `event` and `idle` on the CPU that TaskManagers used under load at several rates. A model
-says what it was not fitted on: each rate is predicted from the others, and the error is kept.
+With CPU to spare every tick of every shard makes a batch, however small: batches are the floor, and
+the floor hardly grows with the rate. When there is none, batches wait and merge until their fixed
+cost is lost in that of their events: what an event costs in a backlog is what decides how many a
+core carries. A model says what it was not fitted on: each rate is predicted from the others, the
+load at 80 % of the maximum from the backlog, and the errors are kept.
 """
 
 from __future__ import annotations
@@ -20,10 +22,6 @@ from jobs.windows.spec import Entity, FeatureSet, count, mean, money
 
 __all__ = ["check_load", "fit_load", "predict", "sweep_declarations"]
 
-TICKS_PER_SECOND: Final = 200.0
-"""A batch is cut every 5 ms (`flink.batch_ms`)."""
-
-STAGES: Final = 2
 USABLE: Final = 0.8
 """Share of the cores that a job may keep busy and still answer in time."""
 
@@ -49,14 +47,14 @@ def fit_load(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def check_load(load: Mapping[str, Any], drained: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a fit says of a backlog that it was not fitted on, given the cores it had."""
-    predicted = (drained["cores_used"] - load["idle_cores"]) * 1e6 / load["us_per_event"]
+def check_load(drained: Mapping[str, Any], at_80_percent: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the cores at 80 % of the maximum, as the backlog's cost says and as measured."""
+    predicted = at_80_percent["rate"] * drained["cpu_us_per_event"] / 1e6
     return {
-        "cores": drained["cores_used"],
-        "predicted": round(predicted),
-        "measured": round(drained["events_per_second"]),
-        "error": round(predicted / drained["events_per_second"] - 1, 3),
+        "rate": at_80_percent["rate"],
+        "predicted_cores": round(predicted, 2),
+        "measured_cores": at_80_percent["cores_used"],
+        "error": round(predicted / at_80_percent["cores_used"] - 1, 3),
     }
 
 
@@ -70,26 +68,17 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return float(solution[0]), float(solution[1])
 
 
-def predict(
-    cores: int, us_per_event: float, us_per_batch: float, idle_cores: float, task_managers: int
-) -> dict[str, Any]:
+def predict(cores: int, us_per_event: float) -> dict[str, Any]:
     """Return what `cores` cores that do nothing else would carry, at two shards a core.
 
-    Not in it: the network between machines, a key that is hotter than a core, Kafka's own limits.
+    `us_per_event` is the cost in a backlog. Not in it: the network between machines, a key that is
+    hotter than a core, Kafka's, Redis's and ClickHouse's own cores and limits.
     """
-    shards = 2 * cores
-    managers = max(1, cores // 2)
-    idle = idle_cores / task_managers * managers
-    batches = shards * TICKS_PER_SECOND * STAGES * us_per_batch / 1e6
-    # When every shard's tick has a batch the fixed part no longer grows with the rate.
-    left = USABLE * cores - idle - batches
-    full = left / (us_per_event / 1e6)
-    if full < shards * TICKS_PER_SECOND:
-        full = (USABLE * cores - idle) / ((us_per_event + STAGES * us_per_batch) / 1e6)
+    full = USABLE * cores * 1e6 / us_per_event
     return {
         "cores": cores,
-        "shards": shards,
-        "task_managers": managers,
+        "shards": 2 * cores,
+        "task_managers": max(1, cores // 2),
         "events_per_second": round(full),
         "events_per_second_per_core": round(full / cores),
     }

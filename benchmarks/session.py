@@ -76,12 +76,12 @@ class Session:
         """Return the next records of the timed stream: fewer where it ends, but some.
 
         Raises:
-            RuntimeError: when none is left.
+            LookupError: when none is left.
         """
         records = self._timed[self._at : self._at + count]
         if not records:
             msg = f"the timed stream of {len(self._timed):,} records is used up"
-            raise RuntimeError(msg)
+            raise LookupError(msg)
         self._at += len(records)
         return records
 

@@ -169,10 +169,14 @@ def test_the_fit_of_load_finds_the_line_and_predicts_each_rate_from_the_others()
         fit_load(points[:2])
 
 
-def test_a_fit_is_checked_on_the_backlog_with_the_cores_it_had() -> None:
-    drained = {"cores_used": 1.1, "events_per_second": 40_000.0}
-    found = check_load({"idle_cores": 0.1, "us_per_event": 20.0}, drained)
-    assert found == {"cores": 1.1, "predicted": 50_000, "measured": 40_000, "error": 0.25}
+def test_the_cost_of_the_backlog_is_checked_at_80_percent_of_the_maximum() -> None:
+    found = check_load({"cpu_us_per_event": 25.0}, {"rate": 20_000, "cores_used": 0.4})
+    assert found == {
+        "rate": 20_000,
+        "predicted_cores": 0.5,
+        "measured_cores": 0.4,
+        "error": 0.25,
+    }
 
 
 def test_the_error_of_a_rate_is_that_of_a_fit_without_it() -> None:
@@ -180,13 +184,11 @@ def test_the_error_of_a_rate_is_that_of_a_fit_without_it() -> None:
     assert fit_load(points)["left_out"][2]["error"] == pytest.approx(-0.5)
 
 
-def test_a_prediction_never_uses_more_than_the_usable_share_of_the_cores() -> None:
+def test_a_prediction_uses_the_usable_share_of_the_cores() -> None:
     for cores in (2, 16, 256):
-        found = predict(cores, 20.0, 200.0, 0.1, 2)
-        shards = 2 * cores
-        batches = min(found["events_per_second"], shards * 200) * 2 * 200e-6
-        used = found["events_per_second"] * 20e-6 + batches + 0.05 * max(1, cores // 2)
-        assert used <= 0.8 * cores * 1.001
+        found = predict(cores, 20.0)
+        assert found["events_per_second"] * 20e-6 == pytest.approx(0.8 * cores)
+        assert found["shards"] == 2 * cores
 
 
 def test_efficiency_counts_the_profile_cache_for_both_profiles() -> None:
