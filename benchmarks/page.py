@@ -126,6 +126,12 @@ def _machine(found: Sequence[Result]) -> list[str]:
             "nothing of latency, and rank no one.",
             "",
         ]
+    short = [one["title"] for one in found if one.get("short")]
+    if short:
+        lines += [
+            f"**Short runs**, after a short warm-up, rank no one either: {'; '.join(short)}.",
+            "",
+        ]
     return lines
 
 
@@ -292,8 +298,11 @@ def _aims(found: Sequence[Result], limits: Result) -> list[str]:
 
     def aim(what: str, value: str, *, met: bool, against: Result = ours) -> None:
         verdict = "met" if met else "**missed**"
-        busy = _busy(ours) or _busy(against)
-        rows.append((what, value, "not judged: busy machine" if busy else verdict))
+        if _busy(ours) or _busy(against):
+            verdict = "not judged: busy machine"
+        elif against.get("short"):
+            verdict = "not judged: short run"
+        rows.append((what, value, verdict))
 
     for name in ("pyflink-thread", "pyflink-process"):
         other = by_name.get(name)

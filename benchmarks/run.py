@@ -200,7 +200,11 @@ def _measure_all(
         assert settings.redis.url is not None
         reference = Reference(Job(**job_document(settings)), redis_client(settings.redis))
         for contestant in chosen:
-            result: dict[str, Any] = {"name": contestant.name, "title": contestant.title}
+            result: dict[str, Any] = {
+                "name": contestant.name,
+                "title": contestant.title,
+                "short": plan.most_drained < MOST_DRAINED,
+            }
             wanted = replace(plan, flames=plan.flames if contestant.name == OURS else None)
             try:
                 measure(contestant, services, wanted, reference, _say, result)

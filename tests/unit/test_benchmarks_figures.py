@@ -106,6 +106,13 @@ def test_nobody_is_ranked_against_who_ran_while_others_took_cores(tmp_path: Path
     assert "| p99 under 40 ms at 5,000/s | 9 ms | met |" in page
 
 
+def test_nobody_is_ranked_against_a_short_run(tmp_path: Path) -> None:
+    short = {**_result("java", 30_000.0, 25.0, 30.0), "short": True}
+    page = _page(tmp_path, _result("riskstream-thread", 20_000.0, 10.0, 9.0), short)
+    assert "rank no one either: the java." in page
+    assert re.search(r"above the Java job .*\| not judged: short run \|", page)
+
+
 def test_the_sustained_rate_is_the_highest_at_which_the_lag_did_not_grow(tmp_path: Path) -> None:
     ours = _result("riskstream-thread", 20_000.0, 50.0, 9.0)
     ours["at_80_percent"]["lag_growth"] = 0.2
