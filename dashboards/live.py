@@ -42,7 +42,7 @@ class LiveTopic:
 
     Args:
         settings: where Kafka is, and the name of the topic.
-        push: called with each record, on the thread.
+        push: called with each record, on the thread; what it raises is logged and passed over.
     """
 
     def __init__(self, settings: Settings, push: Callable[[Pushed], None]) -> None:
@@ -79,8 +79,13 @@ class LiveTopic:
         while not self._ended.is_set():
             record = reader.poll(_POLL_SECONDS)
             pushed = None if record is None else _read(record)
-            if pushed is not None:
+            if pushed is None:
+                continue
+            try:
                 self._push(pushed)
+            except Exception:
+                # The rows are in ClickHouse too, which the page asks; those that follow still come.
+                _LOG.exception("showing live rows of table %r failed", pushed.table)
 
 
 def _read(record: Record) -> Pushed | None:
