@@ -20,14 +20,16 @@ __all__ = ["Evidence", "EvidenceMaker"]
 class Evidence:
     """What one model says about n alerts; `contributions` are (n, k of the model).
 
-    `contributions` of a row and its `base` add up to its raw score on `scale`. `changes` is None
-    where no change was asked for, or none is enough; `change_texts` says it in words.
+    `contributions` of a row and its `base` add up to its raw score on `scale`; `error` (n) is the
+    largest standard error of a row's contributions, 0 where they are exact. `changes` is None where
+    no change was asked for, or none is enough; `change_texts` says it in words.
     """
 
     names: tuple[str, ...]
     scale: Scale
     contributions: NDArray[np.float64]
     base: NDArray[np.float64]
+    error: NDArray[np.float64]
     reasons: list[list[Reason]]
     changes: list[Change | None]
     change_texts: list[str]
@@ -83,6 +85,7 @@ class EvidenceMaker:
             scale=self._explainer.scale,
             contributions=shares,
             base=explained.base,
+            error=explained.error.max(axis=1, initial=0.0),
             reasons=[
                 self._writer.reasons(row, share) for row, share in zip(rows, shares, strict=True)
             ],

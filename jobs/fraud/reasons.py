@@ -20,7 +20,10 @@ from jobs.rules.ruleset import Action, RuleColumns, RuleSet
 from models.evidence import Evidence
 from schemas.columns import NumberColumn, StringColumn
 
-__all__ = ["FRAUD_CAUSE", "AlertBuilder", "ScoredRows", "alert_id"]
+__all__ = ["CONTRIBUTION_ERROR", "FRAUD_CAUSE", "AlertBuilder", "ScoredRows", "alert_id"]
+
+CONTRIBUTION_ERROR: Final = "contribution_error"
+"""Attribute of an alert whose contributions are an estimate: their largest standard error."""
 
 FRAUD_CAUSE: Final = "fraud"
 """Cause of every alert of the fraud job: one event raises at most one.
@@ -151,6 +154,7 @@ class AlertBuilder:
                 "cause": self._cause(decision, row),
                 "terminal_id": _text(scored.columns, "terminal_id", row),
                 **({} if has_score else {NO_SCORE: "true"}),
+                **({} if evidence is None else _uncertain(float(evidence.error[position]))),
             },
             **(_explained(evidence, position) if evidence is not None and has_score else _SILENT),
         }
@@ -201,6 +205,11 @@ _SILENT: Final[dict[str, Any]] = {
     "contribution_scale": None,
     "smallest_change": None,
 }
+
+
+def _uncertain(error: float) -> dict[str, str]:
+    # Shapley values of trees are exact; of other models they are sampled, and say how well.
+    return {CONTRIBUTION_ERROR: f"{error:.3g}"} if error else {}
 
 
 def _explained(evidence: Evidence, position: int) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import pickle
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ from jobs.fraud.customer_stage import CustomerStage
 from jobs.fraud.decision_stage import DecisionStage
 from jobs.fraud.intake import TransactionIntake
 from jobs.fraud.parts import StageParts
-from jobs.runtime.crash_marks import REPORT, CrashMarks, report_crashes_to
+from jobs.runtime.crash_marks import REPORT, CrashMarks
 from jobs.runtime.quarantine import Quarantine, StateOverlay, SystematicFailureError
 from jobs.runtime.trial import killers_of
 from jobs.stage import StateMap
 from models.registry import default_version
 from schemas.errors import RetryableError
 from tests.support.fraud import Fraud, control, label, offline_settings, payment
-from tests.support.guarded import guard, no_trial
+from tests.support.guarded import guard
 from tests.support.pipeline import Counts, DictState
 
 POISON = "poison"
@@ -206,29 +206,36 @@ def test_an_overlay_shows_its_changes_at_once_and_writes_them_at_the_end() -> No
     assert below.entries == {1: b"one"}
 
 
-def in_a_child(work: Any) -> tuple[int, int]:
-    """Run it in a process of its own; return (pid, the signal that ended it or 0)."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    return pid, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+# An interpreter of its own: what other tests have loaded into this one may catch a crash first.
+DIES = """
+import ctypes, os, signal, sys
+from pathlib import Path
+from jobs.runtime.crash_marks import CrashMarks, report_crashes_to
+
+folder, shard, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if end == "crash":
+    report_crashes_to(folder)
+marks = CrashMarks(folder, "stage")
+marks.open()
+with marks.processing(shard, sys.stdin.buffer.read()):
+    ctypes.string_at(0) if end == "crash" else os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def die_over(batch: bytes, folder: Path, shard: int, end: str) -> tuple[int, int]:
+    """End a process by a "crash" or a "kill" over a batch; return its pid and the signal."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DIES, str(folder), str(shard), end],
+        stdin=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[2],
+    ) as process:
+        process.communicate(batch)
+    return process.pid, -process.returncode
 
 
 def test_a_crash_is_remembered_by_the_batch_it_happened_in(tmp_path: Path) -> None:
     batch = b"".join(stream()[:5])
-
-    def crash() -> None:
-        report_crashes_to(tmp_path)
-        marks = CrashMarks(tmp_path, "stage")
-        marks.open()
-        with marks.processing(1, batch):
-            ctypes.string_at(0)
-
-    pid, ended_by = in_a_child(crash)
+    pid, ended_by = die_over(batch, tmp_path, 1, "crash")
     assert ended_by == signal.SIGSEGV
     assert (tmp_path / REPORT.format(pid=pid)).stat().st_size > 0
     marks = CrashMarks(tmp_path, "stage")
@@ -252,13 +259,8 @@ def test_a_crash_is_remembered_by_the_batch_it_happened_in(tmp_path: Path) -> No
 
 def test_a_kill_makes_suspects_only_of_what_was_at_hand_twice(tmp_path: Path) -> None:
     def killed_over(*numbers: int) -> None:
-        def run() -> None:
-            marks = CrashMarks(tmp_path, "stage")
-            marks.open()
-            with marks.processing(0, b"".join(stream()[n] for n in numbers)):
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        assert in_a_child(run)[1] == signal.SIGKILL
+        batch = b"".join(stream()[n] for n in numbers)
+        assert die_over(batch, tmp_path, 0, "kill")[1] == signal.SIGKILL
 
     killed_over(1, 2, 3)
     once = CrashMarks(tmp_path, "stage")
@@ -300,13 +302,7 @@ def test_the_record_that_ended_a_process_is_found_in_another_and_put_aside(
     counts = Counts()
     stage.open(counts)
 
-    def crash() -> None:
-        report_crashes_to(tmp_path)
-        marks = CrashMarks(tmp_path, "stage")
-        marks.open()
-        Quarantine(stage, DictState(), Counts(), marks, no_trial).process(0, batch)
-
-    assert in_a_child(crash)[1] == signal.SIGSEGV
+    assert die_over(batch, tmp_path, 0, "crash")[1] == signal.SIGSEGV
     marks = CrashMarks(tmp_path, "stage")
     marks.open()
     tried = []

@@ -69,7 +69,10 @@ CHANGE = Change(("amount", "customer_count_1d"), (5.0, NAN), (1.0, 2.0), 0.25)
 
 
 def build(
-    batch: ScoredRows, contributions: list[list[float]] | None = None, change: Change | None = None
+    batch: ScoredRows,
+    contributions: list[list[float]] | None = None,
+    change: Change | None = None,
+    error: float = 0.0,
 ) -> list[dict[str, Any]]:
     rows = batch.decision.alerts
     evidence = None
@@ -80,6 +83,7 @@ def build(
             scale="log_odds",
             contributions=shares,
             base=np.full(len(rows), -2.0),
+            error=np.full(len(rows), error),
             reasons=[
                 WRITER.reasons(batch.features[row], share)
                 for row, share in zip(rows, shares, strict=True)
@@ -119,6 +123,14 @@ def test_reasons_start_with_the_deciding_rule_and_follow_with_the_other_rules() 
     ]  # fmt: skip
     assert alert["reasons"][0]["text"] == "150 is much, by c0."
     assert alert["reasons"][0]["kind"] == "rule"
+
+
+def test_contributions_that_are_an_estimate_say_how_far_off_they_may_be() -> None:
+    batch = scored([5], [0.7])
+    (exact,) = build(batch, [[0.5, 2.0, -1.0]])
+    (sampled,) = build(batch, [[0.5, 2.0, -1.0]], error=0.01234)
+    assert "contribution_error" not in exact["attributes"]
+    assert sampled["attributes"]["contribution_error"] == "0.0123"
 
 
 def test_features_that_lowered_the_score_or_are_unexplained_are_no_reasons() -> None:
