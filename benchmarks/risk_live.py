@@ -41,6 +41,9 @@ __all__ = ["measure_live"]
 SECONDS: Final = 60
 PROBES_A_SECOND: Final = 4
 WARM_UP_SECONDS: Final = 15
+# The market goes on after the last quote that counts: a change of a cent is shown with the next
+# evaluation, and without a market there is none.
+REST_SECONDS: Final = 3
 _PROBE: Final = "PROBE"
 _UNITS: Final = 1_000_000
 _FIRST_CENTS: Final = 100_000
@@ -119,7 +122,11 @@ def _measured(settings: Settings, browser: str, address: str) -> dict[str, Any]:
             _say("sending the market")
             sent, rows = market.run(client)
             _say("waiting for the last quote")
-            page.wait_for_function(f"() => {max(sent)} in window.seen", timeout=60_000)
+            page.wait_for_function(
+                "last => Object.keys(window.seen).some(number => number >= last)",
+                arg=max(sent),
+                timeout=60_000,
+            )
             seen = {int(number): at for number, at in page.evaluate("() => window.seen").items()}
             chrome.close()
     finally:
@@ -175,19 +182,23 @@ class _Market:
         self._feed.flush()
 
     def run(self, client: ClickHouseClient) -> tuple[dict[int, float], dict[int, float]]:
-        """Run the market; return when each quote was sent and when a row included it."""
+        """Run the market; return when quotes were sent and when a row included them.
+
+        The quotes of the last seconds do not count.
+        """
         watch = _Rows(client)
         watch.start()
         sent: dict[int, float] = {}
         began = time.monotonic()
         total = WARM_UP_SECONDS + SECONDS
         self.counts_from_ms = time.time() * 1000 + WARM_UP_SECONDS * 1000
-        due = 0.0
+        due, number = 0.0, 0
         for one in market_slices(self._simulator, total):
             while due <= one.due_seconds:
                 _sleep_until(began + due)
-                number = len(sent) + 1
-                sent[number] = time.time() * 1000
+                number += 1
+                if one.due_seconds <= total - REST_SECONDS:
+                    sent[number] = time.time() * 1000
                 self._quote(number)
                 due += self._random.expovariate(PROBES_A_SECOND)
             _sleep_until(began + one.due_seconds)
