@@ -254,6 +254,7 @@ def run_demo(
     watch = AlertWatch(settings)
     watch.start()
     watch.ready.wait(timeout=30)
+    publisher = bulk_publisher(librdkafka_config(settings.kafka))
     try:
         say("sending payments")
         began = time.monotonic()
@@ -270,7 +271,7 @@ def run_demo(
         pace = StagedPace(burst, traffic.rate or STEADY_RATE, drained)
         summary = replay(
             CutAt(traffic.source(), burst),
-            bulk_publisher(librdkafka_config(settings.kafka)),
+            publisher,
             pace,
             LabelPolicy("frauds", LABEL_DELAY_MS),
             SystemClock(),
@@ -286,6 +287,8 @@ def run_demo(
             time.sleep(POLL_SECONDS)
         seconds = time.monotonic() - began
     finally:
+        # Closed before the stack stops: librdkafka would tell of a broker that is gone.
+        publisher.close()
         watch.stop()
     return _result(settings, counter, watch, pace, summary, job_id, began, began_ms, seconds)
 
