@@ -138,3 +138,66 @@ def test_traders_see_the_limits_and_candles_of_the_chosen_instrument(
             "#panel-trader_positions perspective-viewer td", has_text="NIKKEI"
         ).first.wait_for(timeout=PATIENCE_MS)
         assert "provisional" in page.inner_text("#panel-trader_positions .mark")
+
+
+def test_a_page_holds_sixty_updates_of_a_thousand_rows(
+    browser: Any, url: str, client: ClickHouseClient
+) -> None:
+    """What it shows in between is newer each time, and at the end all of the last update."""
+    rows = (
+        "SELECT 'F', concat('desk-', toString(number % 5)), concat('a', toString(number % 20)), "
+        "concat('I', toString(number)), number + 1, 100, 1e6 + {update}, 0, "
+        "(number + 1) * (1e6 + {update}), 0, 0, 0, 0, true, 0, {update}, {update} + 1 "
+        "FROM numbers(1000)"
+    )
+    insert = (
+        "INSERT INTO risk_positions_raw (firm_id, desk_id, account_id, instrument_id, quantity, "
+        "average_price, mark, mark_ms, value, realised, unrealised, fees, component_var, priced, "
+        "event_time_ms, sequence, evaluated_at_ms) "
+    )
+    client.execute(insert + rows.format(update=0))
+    with opened(browser, f"{url}traders") as page:
+        # The greatest value is that of the last row: a thousand units at a million and the update.
+        page.evaluate(NEWEST)
+        page.wait_for_function("() => window.newest === 0", timeout=PATIENCE_MS)
+        for update in range(1, 61):
+            client.execute(insert + rows.format(update=update))
+            page.wait_for_timeout(250)
+        page.wait_for_function("() => window.newest === 60", timeout=PATIENCE_MS)
+        order = page.evaluate("() => window.order")
+        assert order == sorted(order)
+        # It drew along, rather than once at the end.
+        assert len(order) > 5
+        marks = page.evaluate(
+            "async () => { const viewer = document.querySelector("
+            "'#panel-trader_positions perspective-viewer');"
+            "const table = await viewer.getTable(); const view = await table.view("
+            "{columns: ['mark'], filter: [['firm_id', '==', 'F'], ['desk_id', 'begins with', "
+            "'desk-'], ['mark', '>=', 1e6]]});"
+            "const found = (await view.to_columns()).mark; await view.delete(); return found; }"
+        )
+        assert marks == [1e6 + 60] * 1_000
+
+
+NEWEST = """
+() => {
+  window.order = [];
+  const cells = (node, found) => {
+    for (const one of node.querySelectorAll("*")) {
+      if (one.tagName === "TD") found.push(one.textContent);
+      if (one.shadowRoot) cells(one.shadowRoot, found);
+    }
+    return found;
+  };
+  setInterval(() => {
+    const found = cells(document.querySelector("#panel-trader_positions"), []);
+    const numbers = found.map((text) => Number(text.replaceAll(",", "")));
+    const most = Math.max(...numbers.filter(Number.isFinite));
+    const update = Math.round(most / 1000 - 1e6);
+    if (update >= 0 && update !== window.newest) {
+      window.newest = update;
+      window.order.push(update);
+    }
+  }, 20);
+}
+"""
