@@ -54,7 +54,9 @@ final class Pulse {
     armed = true;
     since = time.getCurrentProcessingTime();
     if (since < dueAt) {
-      time.registerTimer(dueAt, timestamp -> fire());
+      // No longer than a rest can be: the wall clock may have been set back since `dueAt` was chosen.
+      long waitMs = Math.min(dueAt - since, Math.max(tickMs, MAX_REST_MS));
+      time.registerTimer(since + waitMs, timestamp -> fire());
     } else {
       mailbox.execute(this::look, "riskstream: emit when idle");
     }
@@ -69,7 +71,8 @@ final class Pulse {
     if (stopped) {
       return;
     }
-    if (quiet || time.getCurrentProcessingTime() - since >= MAX_HOLD_MS) {
+    long heldMs = time.getCurrentProcessingTime() - since;
+    if (quiet || heldMs >= MAX_HOLD_MS || heldMs < 0) {
       fire();
     } else {
       quiet = true;

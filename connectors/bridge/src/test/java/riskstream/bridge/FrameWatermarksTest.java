@@ -16,7 +16,9 @@ import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.Headers;
 import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.internals.RecordHeaders;
 import org.apache.flink.metrics.MetricGroup;
 import org.apache.flink.metrics.groups.UnregisteredMetricsGroup;
+import org.apache.flink.streaming.api.operators.util.PausableRelativeClock;
 import org.apache.flink.util.InstantiationUtil;
+import org.apache.flink.util.clock.Clock;
 import org.apache.flink.util.clock.ManualClock;
 import org.apache.flink.util.clock.RelativeClock;
 import org.junit.jupiter.api.Test;
@@ -24,7 +26,29 @@ import org.junit.jupiter.api.Test;
 class FrameWatermarksTest {
   private static final long READ_AT = 1_750_000_000_000L;
 
-  private final ManualClock clock = new ManualClock();
+  private final ManualClock time = new ManualClock();
+
+  /** Time passes while somebody reads it, as it does outside tests. */
+  private final PausableRelativeClock clock =
+      new PausableRelativeClock(
+          new Clock() {
+            @Override
+            public long absoluteTimeMillis() {
+              return time.absoluteTimeMillis();
+            }
+
+            @Override
+            public long relativeTimeMillis() {
+              return time.relativeTimeMillis();
+            }
+
+            @Override
+            public long relativeTimeNanos() {
+              time.advanceTime(Duration.ofNanos(1));
+              return time.relativeTimeNanos();
+            }
+          });
+
   private final List<String> seen = new ArrayList<>();
   private final WatermarkOutput output =
       new WatermarkOutput() {
@@ -121,12 +145,41 @@ class FrameWatermarksTest {
     assertEquals(List.of(), seen);
 
     for (int i = 0; i < 3; i++) {
-      clock.advanceTime(Duration.ofMillis(600));
+      time.advanceTime(Duration.ofMillis(600));
       show(generator, frame(Frame.CONTROL, READ_AT, new RecordHeaders()));
       generator.onPeriodicEmit(output);
     }
 
     assertEquals("idle", seen.get(seen.size() - 1));
+  }
+
+  @Test
+  void aPausedPartitionIsNotIdleHoweverLongItWasSilentBefore() throws Exception {
+    WatermarkGenerator<byte[]> generator = generator();
+    show(generator, dated(5_000));
+    generator.onPeriodicEmit(output);
+    generator.onPeriodicEmit(output);
+    time.advanceTime(Duration.ofMillis(1_200));
+    clock.pause();
+    generator.onPeriodicEmit(output);
+    show(generator, dated(6_000));
+    generator.onPeriodicEmit(output);
+    assertEquals(List.of("at 4999", "at 4999", "at 4999", "at 5999"), seen);
+
+    clock.unPause();
+    generator.onPeriodicEmit(output);
+    generator.onPeriodicEmit(output);
+    time.advanceTime(Duration.ofMillis(1_200));
+    generator.onPeriodicEmit(output);
+    assertEquals("idle", seen.get(seen.size() - 1), "silent while it might have been read");
+
+    int before = seen.size();
+    clock.pause();
+    generator.onPeriodicEmit(output);
+    assertEquals(before, seen.size(), "an idle partition stays idle until it shows a frame");
+    show(generator, dated(7_000));
+    generator.onPeriodicEmit(output);
+    assertEquals("at 6999", seen.get(seen.size() - 1));
   }
 
   @Test

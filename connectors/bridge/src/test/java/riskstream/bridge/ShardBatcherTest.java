@@ -62,6 +62,23 @@ class ShardBatcherTest {
   }
 
   @Test
+  void aWallClockThatIsSetBackHoldsNothingUp() throws Exception {
+    try (var batcher = batcher(1 << 20, 2)) {
+      batcher.setProcessingTime(3_600_000);
+      batcher.send(Frames.of("k", 1));
+      batcher.turn();
+      batcher.turn();
+      assertEquals(List.of(1L), offsets(batcher.taken()));
+
+      batcher.setProcessingTime(1_000);
+      batcher.send(Frames.of("k", 2));
+      batcher.setProcessingTime(1_000 + Pulse.MAX_REST_MS);
+
+      assertEquals(List.of(2L), offsets(batcher.taken()));
+    }
+  }
+
+  @Test
   void withoutTickFramesLeaveWhenTheTaskFindsNoFurtherElement() throws Exception {
     try (var batcher = batcher(1 << 20, 0)) {
       batcher.send(Frames.of("k", 1));
