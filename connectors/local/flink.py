@@ -7,6 +7,7 @@ JVMs to compute memory sizes, which on two cores costs more than the rest of the
 from __future__ import annotations
 
 import hashlib
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,8 +129,8 @@ class FlinkFiles:
 
     @property
     def crashes(self) -> Path:
-        """Return the folder of crash reports, and of the batches that were in hand then."""
-        return self.home / "crashes"
+        """Return this host's folder of crash reports, and of the batches that were in hand then."""
+        return self.home / "crashes" / socket.gethostname()
 
     @property
     def logs(self) -> Path:

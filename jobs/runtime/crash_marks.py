@@ -4,6 +4,9 @@ Each task keeps one file with the batch that it is processing. Shared memory, no
 system call: it costs a copy, and the file outlives the process. A file whose process is gone and
 left a crash report holds suspects. A process that was killed leaves no report; records that it was
 processing are suspects when a second process ends over them.
+
+Below the folder each host has its own: on a volume that several containers share, a task finds what
+another host's process died of. Whether that process is gone, only its crash report can tell there.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import faulthandler
 import mmap
 import os
+import socket
 import struct
 import tempfile
 from collections import Counter
@@ -24,7 +28,7 @@ import numpy as np
 from connectors.frames import FrameBatch, FrameError
 from connectors.local.processes import ProcessId, alive, identify
 
-__all__ = ["REPORT", "CrashMarks", "report_crashes_to"]
+__all__ = ["REPORT", "CrashMarks", "of_this_host", "report_crashes_to"]
 
 REPORT: Final = "hs_err_pid{pid}.log"
 """A process's crash report beside the marks, as the JVM's -XX:ErrorFile names it."""
@@ -38,6 +42,11 @@ Place = tuple[str, int, int]
 _report: list[IO[bytes]] = []
 
 
+def of_this_host(folder: Path) -> Path:
+    """Return where below the folder this host's marks and reports are."""
+    return folder / socket.gethostname()
+
+
 class CrashMarks:
     """The marks of one task of a stage, and the suspects that earlier processes left.
 
@@ -46,6 +55,7 @@ class CrashMarks:
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._folder = folder
+        self._mine = of_this_host(folder)
         self._stage = stage
         self._map: mmap.mmap | None = None
         self._file: Path | None = None
@@ -55,11 +65,11 @@ class CrashMarks:
     def open(self) -> None:
         """Look for suspects and begin a file; without a folder to write to there are no marks."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._mine.mkdir(parents=True, exist_ok=True)
             self._look()
             me = identify(os.getpid()) or ProcessId(os.getpid(), "0")
             handle, name = tempfile.mkstemp(
-                ".mark", f"{self._stage}.{me.pid}.{me.started}.", self._folder
+                ".mark", f"{self._stage}.{me.pid}.{me.started}.", self._mine
             )
             os.ftruncate(handle, _HEADER.size + _ROOM)
             self._map = mmap.mmap(handle, 0)
@@ -116,16 +126,18 @@ class CrashMarks:
         """Find the suspects that processes which are gone have left of this stage."""
         seen: Counter[tuple[int, Place]] = Counter()
         unexplained: list[Path] = []
-        for file in sorted(self._folder.glob(f"{self._stage}.*.mark"), key=_age):
+        for file in sorted(self._folder.glob(f"*/{self._stage}.*.mark"), key=_age):
             _, pid, started, _, _ = file.name.rsplit(".", 4)
-            if alive(ProcessId(int(pid), started)):
+            crashed = _reported(int(pid), file)
+            mine = file.parent == self._mine
+            gone = not alive(ProcessId(int(pid), started)) if mine else crashed
+            if not gone:
                 continue
             found = _read(file)
             if found is None:
                 file.unlink(missing_ok=True)
                 continue
             shard, places = found
-            crashed = self._reported(int(pid), file)
             for place in places:
                 seen[shard, place] += 2 if crashed else 1
                 if seen[shard, place] > 1:
@@ -136,22 +148,25 @@ class CrashMarks:
         for file in unexplained[:-_KEPT]:
             file.unlink(missing_ok=True)
 
-    def _reported(self, pid: int, mark: Path) -> bool:
-        try:
-            report = (self._folder / REPORT.format(pid=pid)).stat()
-        except OSError:
-            return False
-        return report.st_size > 0 and report.st_mtime >= _age(mark)
-
 
 def report_crashes_to(folder: Path) -> None:
     """Have Python write a crash report, in a process that is no JVM (which writes its own)."""
     if _report:
         return
+    mine = of_this_host(folder)
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        _report.append((folder / REPORT.format(pid=os.getpid())).open("wb", buffering=0))
+        mine.mkdir(parents=True, exist_ok=True)
+        _report.append((mine / REPORT.format(pid=os.getpid())).open("wb", buffering=0))
         faulthandler.enable(_report[0])
+
+
+def _reported(pid: int, mark: Path) -> bool:
+    """Say whether the process of a mark left a crash report beside it."""
+    try:
+        report = mark.with_name(REPORT.format(pid=pid)).stat()
+    except OSError:
+        return False
+    return report.st_size > 0 and report.st_mtime >= _age(mark)
 
 
 def _read(file: Path) -> tuple[int, set[Place]] | None:

@@ -19,7 +19,7 @@ from jobs.fraud.customer_stage import CustomerStage
 from jobs.fraud.decision_stage import DecisionStage
 from jobs.fraud.intake import TransactionIntake
 from jobs.fraud.parts import StageParts
-from jobs.runtime.crash_marks import REPORT, CrashMarks
+from jobs.runtime.crash_marks import REPORT, CrashMarks, of_this_host
 from jobs.runtime.quarantine import Quarantine, StateOverlay, SystematicFailureError
 from jobs.runtime.trial import killers_of
 from jobs.stage import StateMap
@@ -237,7 +237,7 @@ def test_a_crash_is_remembered_by_the_batch_it_happened_in(tmp_path: Path) -> No
     batch = b"".join(stream()[:5])
     pid, ended_by = die_over(batch, tmp_path, 1, "crash")
     assert ended_by == signal.SIGSEGV
-    assert (tmp_path / REPORT.format(pid=pid)).stat().st_size > 0
+    assert (of_this_host(tmp_path) / REPORT.format(pid=pid)).stat().st_size > 0
     marks = CrashMarks(tmp_path, "stage")
     marks.open()
     assert marks.suspects == {1: {("card-transactions", 0, offset) for offset in range(5)}}
@@ -274,6 +274,20 @@ def test_a_kill_makes_suspects_only_of_what_was_at_hand_twice(tmp_path: Path) ->
     twice.close()
 
 
+def test_another_host_of_the_same_volume_believes_only_a_crash_report(tmp_path: Path) -> None:
+    die_over(b"".join(stream()[:2]), tmp_path, 0, "kill")
+    die_over(b"".join(stream()[:2]), tmp_path, 0, "kill")
+    die_over(b"".join(stream()[2:5]), tmp_path, 1, "crash")
+    of_this_host(tmp_path).rename(tmp_path / "another-host")
+    marks = CrashMarks(tmp_path, "stage")
+    marks.open()
+    assert marks.suspects == {1: {("card-transactions", 0, offset) for offset in (2, 3, 4)}}
+    marks.settle(1, FrameBatch.parse(b"".join(stream()[2:5])))
+    marks.close()
+    # What was at hand when it was killed may be at hand still, in a process that lives.
+    assert len(list((tmp_path / "another-host").glob("*.mark"))) == 2
+
+
 def test_marks_in_order_leave_nothing_and_a_folder_out_of_reach_costs_only_the_marks(
     tmp_path: Path,
 ) -> None:
@@ -282,7 +296,7 @@ def test_marks_in_order_leave_nothing_and_a_folder_out_of_reach_costs_only_the_m
     with marks.processing(0, b"x" * (3 << 20)):
         pass
     marks.close()
-    assert list(tmp_path.iterdir()) == []
+    assert list(of_this_host(tmp_path).iterdir()) == []
     (tmp_path / "file").write_text("no folder")
     without = CrashMarks(tmp_path / "file" / "crashes", "stage")
     without.open()
