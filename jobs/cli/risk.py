@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.market_risk.backtest import LikelihoodRatio, backtest, confidence_of
@@ -182,6 +183,7 @@ def var(
         "holdings": history.held_column if from_file else None,
         "observations": len(pnl),
         "dropped": history.dropped,
+        "repeated": history.repeated,
         "horizon_days": horizon_days,
         "returns": kind,
         "decay": default_decay if decay is None else decay,
@@ -197,6 +199,12 @@ def var(
         _print_json(result)
         return
     click.echo(f"{method} VaR of {len(names)} instrument(s), {len(pnl)} returns, {unit}")
+    if history.dropped or history.repeated:
+        click.echo(
+            f"left out: {history.dropped} time(s) without every price, {history.repeated} row(s) "
+            "that a later one of the same time replaced",
+            err=True,
+        )
     for row in rows:
         click.echo(f"  {row['level']:.4g}  VaR {row['var']:.6g}  ES {row['es']:.6g}")
 
@@ -223,9 +231,9 @@ def positions(
 ) -> None:
     """Positions, profit and loss and exposure from a file of fills.
 
-    Quantities are signed, or unsigned with a side. Profit is computed by FIFO and by average cost,
-    in integers; a repeated fill id counts once. Totals are per currency, and in one with --base and
-    --fx.
+    Quantities are signed, or amounts with a side (sales may all be negative). Profit is computed by
+    FIFO and by average cost, in integers; a repeated fill id counts once. Totals are per currency,
+    and in one with --base and --fx.
 
     Example: riskstream risk positions fills.csv --prices prices.csv --json
     """
@@ -264,13 +272,14 @@ def positions(
         label = " ".join(str(row[key]) for key in ("account", "desk", "instrument") if row[key])
         click.echo(
             f"{label or '-'}: {row['quantity']:g} at {row['average_price'] or 0:.6g}, "
-            f"realised {row['realised_pnl']:.6g}, unrealised {row['unrealised_pnl']}"
+            f"realised {row['realised_pnl']:.6g}, unrealised {_shown(row['unrealised_pnl'])}"
         )
     for total in [*totals, *([] if overall is None else [overall])]:
         click.echo(
             f"total {total['currency'] or '-'}: gross {total['gross_exposure']:.6g}, "
             f"net {total['net_exposure']:.6g}, realised {total['realised_pnl']:.6g}, "
             f"unrealised {total['unrealised_pnl']:.6g}"
+            + (f", {left} without a price" if (left := total["unpriced_positions"]) else "")
         )
 
 
@@ -305,11 +314,19 @@ def bars(
     chosen = {name: parse_interval(name) for name in intervals}
     result = bars_table(table, chosen, empty=fill_empty, price=price, time_zone=time_zone)
     write_table(result, out)
-    summary = {"rows_in": table.num_rows, "bars": result.num_rows, "out": str(out)}
+    used = int(pc.sum(result["trades"]).as_py() or 0) // len(chosen)
+    left_out = table.num_rows - used
+    summary = {
+        "rows_in": table.num_rows,
+        "rows_left_out": left_out,
+        "bars": result.num_rows,
+        "out": str(out),
+    }
     if as_json:
         _print_json(summary)
     else:
-        click.echo(f"{table.num_rows} rows, {result.num_rows} bars: {out}", err=True)
+        without = f" ({left_out} without a price left out)" if left_out else ""
+        click.echo(f"{table.num_rows} rows{without}, {result.num_rows} bars: {out}", err=True)
 
 
 @risk.command("backtest")
@@ -379,6 +396,10 @@ def _rates(base: str | None, fx: str | None) -> dict[str, float]:
             msg = f"--fx: expected CURRENCY=RATE, was {item!r}"
             raise click.UsageError(msg) from e
     return rates
+
+
+def _shown(money: float | None) -> str:
+    return "unknown (no price)" if money is None else f"{money:.6g}"
 
 
 def _total(

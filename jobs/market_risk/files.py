@@ -4,7 +4,8 @@ Columns are found by name, whatever the case: vendors write `timestamp`, `ts`, `
 `size`, `qty`. Times are recognised by type and magnitude (seconds to nanoseconds) or as ISO and
 compact text, by one form for the whole column. Fields are separated by commas, semicolons, tabs or
 bars, whichever the first line has most of; behind semicolons a comma may be the decimal point.
-Numbers may have commas between thousands. A file without a header (its first line starts with a
+Numbers may have commas between thousands. A column of dates beside one of times of day is one time.
+A file without a header (its first line starts with a
 time) is read as time, bid, ask, volume when it has four columns and as time, price, size with
 three; a first line of numbers alone is no header either.
 """
@@ -51,6 +52,7 @@ _SLASHED_FORMS: Final = (
     *("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S"),
     *("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M"),
 )
+_TIME_OF_DAY: Final = r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$"
 _SLASHED: Final = re.compile(r"\d{1,2}/\d{1,2}/\d{4}")
 _DECIMAL_COMMA: Final = re.compile(r"(^|;)\s*-?\d+,\d+\s*(;|$)")
 _THOUSANDS: Final = r"^[+-]?\d{1,3}(,\d{3})*(\.\d*)?$"
@@ -68,7 +70,7 @@ def read_table(path: Path) -> pa.Table:
     """
     try:
         if ".parquet" in path.suffixes or ".pq" in path.suffixes:
-            return pa.parquet.read_table(path)
+            return _joined_day(pa.parquet.read_table(path))
         separator, point = _form(path)
         names = _names_without_header(path, separator)
         convert = pa.csv.ConvertOptions(
@@ -93,11 +95,13 @@ def read_table(path: Path) -> pa.Table:
             f"{again!r} more than once; of two header lines keep one, as date,AAPL,MSFT"
         )
         raise InputFileError(msg)
-    return pa.table(
-        {
-            name: _trimmed(column)
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        }
+    return _joined_day(
+        pa.table(
+            {
+                name: _trimmed(column)
+                for name, column in zip(table.column_names, table.columns, strict=True)
+            }
+        )
     )
 
 
@@ -254,6 +258,19 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _joined_day(table: pa.Table) -> pa.Table:
+    # Terminals write the day and the time of day as two columns.
+    day, hour = find_column(table, ("date", "day")), find_column(table, ("time",))
+    if day is None or hour is None or not table.num_rows:
+        return table
+    days, hours = table[day].cast(pa.string()), table[hour].cast(pa.string())
+    if not pc.all(pc.match_substring_regex(hours, _TIME_OF_DAY)).as_py():
+        return table
+    days = pc.replace_substring_regex(days, r"^(\d{4})[./](\d{2})[./](\d{2})$", r"\1-\2-\3")
+    joined = pc.binary_join_element_wise(days, hours, " ")
+    return table.set_column(table.column_names.index(day), day, joined).drop_columns([hour])
 
 
 def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:

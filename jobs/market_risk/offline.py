@@ -49,14 +49,16 @@ ASK_NAMES: Final = ("ask", "ask_price", "best_ask", "offer", "askprice")
 class PriceHistory:
     """Prices of shape (times, instruments), oldest first, without gaps.
 
-    `dropped` counts the times at which an instrument had no price; they are left out. `held` are
-    the units of each instrument now, where the file has a column of them (`held_column`).
+    `dropped` counts the times at which an instrument had no price; they are left out. `repeated`
+    counts the rows that a later row of the same time replaced. `held` are the units of each
+    instrument now, where the file has a column of them (`held_column`).
     """
 
     instruments: tuple[str, ...]
     times_ms: NDArray[np.int64] | None
     prices: NDArray[np.float64]
     dropped: int
+    repeated: int = 0
     held: NDArray[np.float64] | None = None
     held_column: str | None = None
 
@@ -84,14 +86,23 @@ def price_history(path: Path, columns: Sequence[str] = (), time_zone: str = "UTC
 
     Of candles (open, high, low, close) the adjusted close, else the close, is taken. `columns`
     chooses columns (or instruments, of a long file) by name. Rows are sorted by time when there is
-    a time. Holdings are those of the newest row of each instrument, from a column named position or
-    holding, or from one named quantity, units or shares that has one value for each instrument.
+    a time; of several at one time the last in the file counts. Holdings are those of the newest row
+    of each instrument, from a column named position or holding, or from one named quantity, units
+    or shares that has one value for each instrument.
 
     Raises:
-        InputFileError: if the file has no price, or a chosen column is absent.
+        InputFileError: if the file has no price, a chosen column is absent, or most rows repeat a
+            time.
     """
     table = files.read_table(path)
+    if not table.num_rows:
+        msg = (
+            f"reading prices from {path.name!r}: expected rows of prices, was "
+            f"{', '.join(table.column_names)!r} and no row"
+        )
+        raise InputFileError(msg)
     time_name = files.find_time(table)
+    repeated = 0
     times = None if time_name is None else files.times_ms(table[time_name], time_zone)
     name = files.find_column(table, INSTRUMENT_NAMES)
     held: NDArray[np.float64] | None = None
@@ -99,6 +110,7 @@ def price_history(path: Path, columns: Sequence[str] = (), time_zone: str = "UTC
     if name is not None and times is not None:
         codes, _ = files.texts(table, name)
         held, held_column = _holdings(table, codes, times)
+        repeated = len(times) - len(np.unique(np.stack([times, codes]), axis=1).T)
         instruments, times, prices = _pivot(table, name, times)
     else:
         instruments, prices = _wide(table, time_name, columns)
@@ -115,13 +127,23 @@ def price_history(path: Path, columns: Sequence[str] = (), time_zone: str = "UTC
         instruments = list(columns)
     if times is not None:
         order = np.argsort(times, kind="stable")
-        times, prices = times[order], prices[order]
+        last = order[np.diff(times[order], append=times.max() + 1) != 0]
+        repeated += len(times) - len(last)
+        if repeated > table.num_rows / 2:
+            msg = (
+                f"reading prices from {path.name!r}: expected a row for each time in "
+                f"{time_name!r}, was {repeated} of {table.num_rows} rows at a time that another "
+                "row has; write whole times, or name the column of instruments 'symbol'"
+            )
+            raise InputFileError(msg)
+        times, prices = times[last], prices[last]
     whole = np.all(np.isfinite(prices), axis=1)
     return PriceHistory(
         tuple(instruments),
         None if times is None else times[whole],
         prices[whole],
         int(np.sum(~whole)),
+        repeated,
         held,
         held_column,
     )
@@ -137,9 +159,10 @@ def bars_table(
 ) -> pa.Table:
     """Build bars from a table of trades, quotes or shorter bars.
 
-    Trades need a time, a price and (unless every trade counts 1) a size; of quotes `price` chooses
-    mid, bid or ask and the volume is 0; candles are merged. Rows are sorted by time first, the
-    order of the file deciding among equals; rows without a price are left out.
+    Trades need a time, a price and (unless every trade counts 1) a size; a size below zero is a
+    sale and counts by its amount. Of quotes `price` chooses mid, bid or ask and the volume is 0;
+    candles are merged. Rows are sorted by time first, the order of the file deciding among equals;
+    rows without a price are left out, every other row counts once.
 
     Args:
         table: as read by `files.read_table`.
@@ -157,7 +180,10 @@ def bars_table(
     """
     time_name = files.find_time(table)
     if time_name is None:
-        msg = f"building bars: expected a time column, was {', '.join(table.column_names)}"
+        msg = (
+            f"building bars: expected a time column, as {', '.join(files.TIME_NAMES[:8])}, was "
+            f"{', '.join(table.column_names)}"
+        )
         raise InputFileError(msg)
     times = files.times_ms(table[time_name], time_zone)
     code_name = files.find_column(table, INSTRUMENT_NAMES)
@@ -278,7 +304,7 @@ def _tick_prices(table: pa.Table, price: str) -> tuple[NDArray[np.float64], NDAr
     name = files.require_column(table, PRICE_NAMES, "price")
     size = files.find_column(table, SIZE_NAMES)
     sizes = np.ones(table.num_rows) if size is None else files.numbers(table, size)
-    return files.numbers(table, name), np.nan_to_num(sizes)
+    return files.numbers(table, name), np.abs(np.nan_to_num(sizes))
 
 
 def _from_ticks(

@@ -127,7 +127,7 @@ def position_lines(
         times = files.times_ms(table[time_name], time_zone)
         table = table.take(pa.array(np.argsort(times, kind="stable")))
     count = table.num_rows
-    quantity = _required(table, SIZE_NAMES, "quantity") * _signs(table)
+    quantity = _signed(table)
     price = _required(table, ("fill_price", "exec_price", *PRICE_NAMES), "price")
     fee = np.nan_to_num(_optional(table, _FEE_NAMES, 0.0))
     multiplier = _optional(table, ("multiplier", "contract_size", "contract_multiplier"), 1.0)
@@ -161,8 +161,8 @@ def position_lines(
     if applied.rejected.any():
         row = int(np.flatnonzero(applied.rejected)[0])
         msg = (
-            f"adding fills: {quantity[row]!r} at {price[row]!r} with {scale} decimal places "
-            "exceeds 64 bits; round prices or quantities"
+            f"adding fills: {float(quantity[row])!r} at {float(price[row])!r} with {scale} decimal "
+            "places exceeds 64 bits; round prices or quantities"
         )
         raise AmountOverflowError(msg)
     rows = book.rows()
@@ -217,7 +217,7 @@ def recorded_fills(
         InputFileError: if price or quantity is missing.
     """
     price = _required(table, ("fill_price", "exec_price", *PRICE_NAMES), "price")
-    quantity = _required(table, SIZE_NAMES, "quantity") * _signs(table)
+    quantity = _signed(table)
     fee = np.nan_to_num(_optional(table, _FEE_NAMES, 0.0))
     labels = {"fill_id": table["fill_id"].cast(pa.string()).to_pylist()}
     for name in ("account", "desk", "firm"):
@@ -248,12 +248,30 @@ def _mark(prices: Mapping[str, float], instrument: str, instruments: list[str]) 
     return float("nan")
 
 
-def _signs(table: pa.Table) -> NDArray[np.float64]:
+def _signed(table: pa.Table) -> NDArray[np.float64]:
+    # Beside a side a quantity is an amount, but some write every sale below zero as well.
+    quantity, sides = _required(table, SIZE_NAMES, "quantity"), _signs(table)
+    if sides is None:
+        return quantity
+    below = quantity < 0
+    sold = (sides < 0) & (quantity != 0)
+    if np.any(below & ~sold) or (below.any() and not below[sold].all()):
+        row = int(np.flatnonzero(below)[0])
+        msg = (
+            "reading quantities: expected amounts beside the sides, or every sale and nothing else "
+            f"below zero, was {float(quantity[row])!r} in row {row + 1}; write a reversal as a "
+            "fill of the other side"
+        )
+        raise InputFileError(msg)
+    return np.abs(quantity) * sides
+
+
+def _signs(table: pa.Table) -> NDArray[np.float64] | None:
     name = files.find_column(table, ("side", "direction", "buy_sell", "action", "way"))
     if name is None:
         maker = files.find_column(table, ("buyer_maker", "is_buyer_maker"))
         if maker is None:
-            return np.ones(table.num_rows)
+            return None
         # The buyer rested in the book, so the trade was a sale by the one who came.
         sold = pc.equal(pc.utf8_lower(table[maker].cast(pa.string())), "true")
         return np.where(sold.to_numpy(), -1.0, 1.0)
@@ -270,7 +288,7 @@ def _required(table: pa.Table, names: tuple[str, ...], purpose: str) -> NDArray[
     values = files.numbers(table, files.require_column(table, names, purpose))
     if not np.all(np.isfinite(values)):
         row = int(np.flatnonzero(~np.isfinite(values))[0])
-        msg = f"reading fills: expected a {purpose} in every row, was none in row {row}"
+        msg = f"reading fills: expected a {purpose} in every row, was none in row {row + 1}"
         raise InputFileError(msg)
     return values
 

@@ -157,3 +157,37 @@ def test_returns_of_prices_below_zero_are_refused(tmp_path):
     assert isinstance(result.exception, files.InputFileError)
     assert "-37.63" in str(result.exception)
     assert as_json("var", path, "--returns", "given")["var"] > 30
+
+
+@pytest.mark.parametrize("sold", ["4", "-4"])
+def test_beside_a_side_a_sale_may_be_written_below_zero(tmp_path, sold):
+    fills, prices = tmp_path / "fills.csv", tmp_path / "prices.csv"
+    fills.write_text(f"symbol,side,qty,price\nA,buy,10,5\nA,sell,{sold},6\n", encoding="utf-8")
+    prices.write_text("symbol,price\nA,7\n", encoding="utf-8")
+    (line,) = as_json("positions", fills, "--prices", prices)["positions"]
+    assert (line["quantity"], line["realised_pnl"], line["unrealised_pnl"]) == (6, 4, 12)
+
+
+@pytest.mark.parametrize("rows", ["A,buy,-10,5", "A,sell,-4,5\nA,sell,4,5"])
+def test_a_quantity_that_contradicts_its_side_is_refused(tmp_path, rows):
+    fills, prices = tmp_path / "fills.csv", tmp_path / "prices.csv"
+    fills.write_text(f"symbol,side,qty,price\n{rows}\n", encoding="utf-8")
+    prices.write_text("symbol,price\nA,7\n", encoding="utf-8")
+    result = CliRunner().invoke(risk, ["positions", str(fills), "--prices", str(prices)])
+    assert isinstance(result.exception, files.InputFileError)
+    assert "in row 1; write a reversal as a fill of the other side" in str(result.exception)
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    fills, trades = tmp_path / "fills.csv", tmp_path / "trades.csv"
+    fills.write_text("symbol,qty,price\nA,1,5\nB,2,5\n", encoding="utf-8")
+    prices = tmp_path / "prices.csv"
+    prices.write_text("symbol,price\nA,7\n", encoding="utf-8")
+    shown = run("positions", fills, "--prices", prices)
+    assert "B: 2 at 5, realised 0, unrealised unknown (no price)" in shown
+    assert shown.rstrip().endswith("unrealised 2, 1 without a price")
+    trades.write_text("ts,price,size\n1704067201,10,1\n1704067202,,1\n1704067203,11,-2\n")
+    summary = as_json("bars", trades, "--out", tmp_path / "bars.csv")
+    assert (summary["rows_in"], summary["rows_left_out"], summary["bars"]) == (3, 1, 1)
+    # A size below zero is a sale: its amount was traded.
+    assert ",10,11,10,11,3,2," in (tmp_path / "bars.csv").read_text(encoding="utf-8")

@@ -95,3 +95,42 @@ def test_what_cannot_be_read_is_refused_with_its_cause(tmp_path, text, problem):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputFileError, match=problem):
         price_history(path)
+
+
+def test_of_rows_at_one_time_the_last_counts_and_the_others_are_counted(tmp_path):
+    path, again = tmp_path / "prices.csv", tmp_path / "again.csv"
+    path.write_text(wide(), encoding="utf-8")
+    header, *rows = wide().splitlines()
+    odd = rows[40].split(",")[0] + ",1,1"
+    again.write_text("\n".join([header, *rows[:40], odd, *rows[40:], *rows[7:9]]), encoding="utf-8")
+    once, found = price_history(path), price_history(again)
+    assert (once.repeated, found.repeated) == (0, 3)
+    assert found.prices.tolist() == once.prices.tolist()
+    stacked = tmp_path / "long.csv"
+    stacked.write_text("date,symbol,price\n1-Jan-2024,A,9\n1-Jan-2024,B,5\n1-Jan-2024,A,8\n")
+    found = price_history(stacked)
+    assert (found.repeated, found.prices.tolist()) == (1, [[8, 5]])
+
+
+def test_a_column_that_is_no_time_of_each_row_is_refused(tmp_path):
+    path = tmp_path / "prices.csv"
+    path.write_text("date,close\n" + "2024-01-01,1\n" * 5, encoding="utf-8")
+    with pytest.raises(InputFileError, match=r"a row for each time in 'date', was 4 of 5 rows"):
+        price_history(path)
+
+
+def test_a_file_with_a_header_alone_says_that_it_has_no_rows(tmp_path):
+    path = tmp_path / "prices.csv"
+    path.write_text("date,close\n", encoding="utf-8")
+    with pytest.raises(InputFileError, match=r"expected rows of prices, was 'date, close' and no"):
+        price_history(path)
+
+
+@pytest.mark.parametrize("day", ["2024-03-01", "2024.03.01", "20240301"])
+def test_a_day_and_a_time_of_day_in_two_columns_are_one_time(tmp_path, day):
+    path = tmp_path / "bars.csv"
+    path.write_text(f"Date,Time,Close\n{day},09:31,2\n{day},09:30,1\n", encoding="utf-8")
+    found = price_history(path)
+    assert found.instruments == ("Close",)
+    assert found.prices.ravel().tolist() == [1, 2]
+    assert found.times_ms.tolist() == [1_709_285_400_000, 1_709_285_460_000]
