@@ -1,9 +1,9 @@
 """A seeded simulator: correlated instruments, their quotes and trades, and a desk that trades them.
 
 The same seed gives the same stream, ids included, however it is cut into batches. Prices are
-geometric Brownian motions with one common factor; quotes straddle the price; trades happen at the
-quote; the desks' fills are some of the trades, leaning against their inventory so that positions
-stay bounded.
+geometric Brownian motions with one common factor, against which bonds move; quotes straddle the
+price; trades happen at the quote; the desks' fills are some of the trades, leaning against their
+inventory so that positions stay bounded.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _DAY_MS: Final = 86_400_000
 _STEP_MS: Final = 100
 _STEPS: Final = 20  # steps drawn at once: part of the seeded sequence, so not a setting
 _PRICE_SCALE: Final = 2
-_KINDS: Final = ("equity", "equity", "future", "crypto", "fx", "option")
-_CURRENCIES: Final = ("USD", "EUR", "USD", "USD", "USD", "USD")
+_KINDS: Final = ("equity", "equity", "future", "crypto", "fx", "option", "bond")
+_CURRENCIES: Final = ("USD", "EUR", "USD", "USD", "USD", "USD", "EUR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ class MarketSimulator:
         self._volatility = setup.uniform(0.15, 0.6, count)
         self._beta = setup.uniform(0.3, 0.9, count)
         start = np.exp(setup.uniform(np.log(20), np.log(500), count))
+        # Bonds are quoted clean for 100 of nominal, are quiet, and rise as the market falls.
+        bonds = np.arange(count) % len(_KINDS) == _KINDS.index("bond")
+        start = np.where(bonds, 90 + start / 25, start)
+        self._volatility = np.where(bonds, self._volatility / 8, self._volatility)
+        self._beta = np.where(bonds, -self._beta / 2, self._beta)
         self._log_price = np.log(start)
         self.terms = [self._describe(number, start) for number in range(count)]
         self.names = [terms.instrument_id for terms in self.terms]
@@ -104,8 +109,9 @@ class MarketSimulator:
             for row in range(history)
         ]
         stress: list[tuple[str, dict[str, float]]] = [
-            ("crash", {"kind:equity": -0.2, "kind:crypto": -0.5, "*": -0.1}),
-            ("rally", {"*": 0.1}),
+            ("crash", {"kind:equity": -0.2, "kind:crypto": -0.5, "kind:bond": 0.03, "*": -0.1}),
+            ("rally", {"kind:bond": -0.01, "*": 0.1}),
+            ("rates-up-1-point", {"kind:bond": -0.07, "kind:equity": -0.03, "*": 0.0}),
         ]
         scenarios += [
             {
@@ -258,11 +264,14 @@ class MarketSimulator:
             "instrument_id": name,
             "kind": kind,
             "currency": currency,
-            "multiplier": 10 if kind == "future" else 1,
-            "margin_rate": {"crypto": 0.2, "future": 0.05}.get(kind, 0.1),
+            # A bond's price is for 100 of nominal, and it is issued in pieces of 1,000.
+            "multiplier": 10 if kind in ("bond", "future") else 1,
+            "margin_rate": {"bond": 0.03, "crypto": 0.2, "future": 0.05}.get(kind, 0.1),
             # Days it takes to leave.
             "liquidity_days": {"crypto": 2.0, "option": 3.0}.get(kind, 1.0),
         }
+        if kind == "bond":
+            common["expiry_ms"] = self.config.start_ms + 10 * YEAR_MS
         if kind != "option":
             return Instrument(**common)  # type: ignore[arg-type]
         under = number - number % len(_KINDS)

@@ -85,6 +85,19 @@ def test_a_recording_read_back_is_what_the_desk_lived_in_order_of_time(tmp_path)
     assert not known & set(later.fills["fill_id"].to_list())
 
 
+def test_the_desk_trades_every_kind_of_instrument_and_bonds_near_their_nominal():
+    simulator = MarketSimulator(3, DeskConfig(instruments=70))
+    assert {terms.kind for terms in simulator.terms} == {
+        "equity", "bond", "future", "option", "fx", "crypto",
+    }  # fmt: skip
+    bonds = [row for row, terms in enumerate(simulator.terms) if terms.kind == "bond"]
+    prices = np.exp(simulator._log_price[bonds])
+    assert prices.min() > 90
+    assert prices.max() < 111
+    assert simulator._volatility[bonds].max() < 0.08
+    assert all(simulator.terms[row].expiry_ms for row in bonds)
+
+
 def test_prices_move_overnight_by_about_a_day_of_volatility():
     simulator = MarketSimulator(3, DeskConfig(instruments=200))
     before = simulator._log_price.copy()

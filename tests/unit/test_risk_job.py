@@ -11,6 +11,7 @@ from connectors.frames import write_frame
 from connectors.producers.publisher import RecordLog
 from connectors.settings import load_settings
 from jobs.market_risk.feed import MarketFeed
+from jobs.market_risk.stress import Scenario
 from jobs.market_risk.tables import LAYOUTS, Table
 from schemas.columns import NumberColumn, StringColumn
 from tests.support.market import MarketJob, market_stream
@@ -55,6 +56,29 @@ def test_the_job_measures_positions_that_agree_with_the_fills(settings):
     assert found.component_var.sum() == pytest.approx(groups.var[-1, firm])
     assert groups.margin[firm] >= groups.var[-1, firm]
     assert job.counts()[Table.FILLS] > len(engine.keys) > 20
+
+
+def test_a_bond_is_marked_clean_valued_by_its_pieces_and_moves_by_its_own_shocks(settings):
+    job = MarketJob(settings)
+    for frames in market_stream(settings):
+        job.feed(frames)
+    marks = {row["instrument_id"]: row["mid"] for row in job.rows(Table.MARKS)}
+    newest = {(row["account_id"], row["instrument_id"]): row for row in job.rows(Table.POSITIONS)}
+    held = [row for (_, name), row in newest.items() if name == "BO0006" and row["quantity"]]
+    assert held
+    assert 90 < marks["BO0006"] < 115
+    for row in held:
+        # For 100 of nominal, in pieces of 1,000, and 1.12 dollars a euro.
+        nominal = 1_000 * row["quantity"]
+        assert row["mark"] == pytest.approx(marks["BO0006"])
+        assert row["value"] == pytest.approx(nominal * row["mark"] / 100 * 1.12, abs=1e-4)
+    (engine,) = (job.engine(shard) for shard in job.shards if job.engine(shard).keys)
+    engine.put_scenario(Scenario("bonds", "stress", 0, {"kind:bond": -0.07}))
+    found = engine.evaluate()
+    firm = found.grouping.index["firm", "firm", "firm"]
+    exposure = sum(row["value"] for row in held)
+    loss = found.groups.stress[found.stress_ids.index("bonds"), firm]
+    assert loss == pytest.approx(-0.07 * exposure, abs=0.01)
 
 
 def test_another_cut_of_the_stream_gives_the_same_positions_and_bars(settings):
