@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jobs.fraud.features import FRAUD_FEATURES
 from jobs.windows.batch import Kind
 from schemas.avro import RecordEncoder
 from schemas.contract import contract
+from schemas.reasons import Limits
 from schemas.registry import open_registry, value_subject
 from tests.reference.windows_reference import Reference, Row
 
@@ -113,6 +115,8 @@ class FraudStream:
         # event_id is the first field, one length byte and its text: the text begins at byte 6.
         broken_text = value[:6] + b"\xff" + value[7:]
         return [
+            *self._over_limits(value, key, now),
+            variant("string_too_long", event_id="x" * 5_000),
             raw("truncated", value[:-3]),
             raw("trailing_bytes", value + b"\0"),
             raw("not_avro", b'{"json": true}'),
@@ -128,6 +132,25 @@ class FraudStream:
             variant("event_time_in_future", event_time_ms=now + 400 * DAY_MS),
             variant("empty_id", terminal_id=""),
             variant("bad_location", latitude=float("nan"), longitude=0.0),
+        ]
+
+    def _over_limits(self, value: bytes, key: bytes | None, now: int) -> list[Record]:
+        """Return what a registry without limits lets producers send: too deep, and too large."""
+        registry = open_registry(self.settings.schemas, Limits(max_schema_bytes=1 << 20))
+
+        def written_with(field: dict[str, Any], tail: bytes, reason: str) -> Record:
+            schema = json.loads(contract("card_transaction"))
+            schema["fields"].append({"name": f"for_{reason}", **field})
+            schema_id = registry.register(f"{reason}-of-others-value", json.dumps(schema))
+            head = b"\0" + struct.pack(">I", schema_id)
+            return Record(self.transactions, key, head + value[5:] + tail, now, reason=reason)
+
+        link = {"name": "next", "type": ["null", "Link"], "default": None}
+        chain = {"type": "record", "name": "Link", "fields": [link]}
+        number = {"type": "int", "default": 0, "doc": "x" * 300_000}
+        return [
+            written_with({"type": ["null", chain], "default": None}, b"\2" * 40 + b"\0", "nesting"),
+            written_with(number, b"\0", "bad_schema"),
         ]
 
     def send(self, records: Iterable[Record]) -> None:
