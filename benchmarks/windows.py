@@ -117,7 +117,7 @@ def restore(keys: int, events: int) -> dict[str, Any]:
             batch(dice, keys, step, SPAN_MS * first // events, SPAN_MS * step // events, 0.0)
         ).delta
         began = time.thread_time_ns()
-        log.append(delta)
+        log.append(delta, store.clock_ms)
         appended.append((time.thread_time_ns() - began) / 1000)
     took = {}
     cores = os.sched_getaffinity(0)

@@ -59,7 +59,7 @@ class CustomerStage:
         intake = self._intake.read(batch)
         processed = store.process(event_batch(intake, ENTITY))
         if processed.delta:
-            log.append(processed.delta)
+            log.append(processed.delta, store.clock_ms)
         if (processed.flags & DUPLICATE).any():
             doubles = np.flatnonzero(
                 ((processed.flags & DUPLICATE) != 0) & (intake.kind == TRANSACTION)

@@ -115,7 +115,7 @@ class DecisionStage:
         intake = self._intake.read(batch)
         windows = unit.store.process(event_batch(intake, ENTITY))
         if windows.delta:
-            unit.log.append(windows.delta)
+            unit.log.append(windows.delta, unit.store.clock_ms)
         attached = attachments_matrix(intake.frames, self._attached)
         of_event = event_features(self._features, intake.number("event_time_ms"), intake.columns)
         own, before = of_event.shape[1], of_event.shape[1] + self._attached - 1

@@ -30,7 +30,7 @@ from jobs.windows._log_kernels import (
     tiled_until,
 )
 
-__all__ = ["add_event", "cut_of", "label_row", "let_wait", "take_waiting"]
+__all__ = ["add_event", "cut_of", "label_row", "restore_label"]
 
 
 @kernel
@@ -77,12 +77,16 @@ def let_wait(
     h: int,
     label: int,
     time: int,
+    accepted: bool,
 ) -> bool:
-    """Keep a label until its event comes; False when a higher or equal revision waits already."""
+    """Keep a label until its event comes; False when a higher or equal revision waits already.
+
+    One that was `accepted` before a restart replaces whatever waits.
+    """
     at = slots[s, WAITING]
     while at != 0:
         if waits[at, 0] == h and waits[at, 2] > meta[CLOCK] - 2 * plan[HORIZON]:
-            if label >> 2 <= waits[at, 1] >> 2:
+            if not accepted and label >> 2 <= waits[at, 1] >> 2:
                 return False
             waits[at, 1] = label
             waits[at, 2] = max(time, waits[at, 2])
@@ -135,8 +139,11 @@ def label_row(
     key_start: int,
     key_length: int,
     key_hash: int,
-) -> int:
-    """Apply a label, or let it wait for its event; return its flags, plus 256 when it counted."""
+) -> tuple[int, int]:
+    """Apply a label, or let it wait for its event; return its flags, plus 256 when it counted.
+
+    Also the time by which the label lives on: that of the event it was applied to, or else its own.
+    """
     row = 0
     if s != 0:
         seen = cut_of(slots, meta, plan, s, NEVER)
@@ -144,15 +151,44 @@ def label_row(
         row = find_id(arena, slots, s, plan, h, seen, True)
     if row != 0:
         if set_label(arena, slots, plan, raws, measures, filters, s, row, label):
-            return 256
-        return STALE_LABEL
+            return 256, int(arena[slots[s, BASE] + row * plan[COLUMNS]])
+        return STALE_LABEL, time
     if h == 0 or time <= meta[CLOCK] - 2 * plan[HORIZON]:
-        return UNKNOWN_LABEL
+        return UNKNOWN_LABEL, time
     if s == 0:
         s = create_slot(table, slots, key_bytes, meta, key_data, key_start, key_length, key_hash)
-    if let_wait(slots, waits, meta, plan, s, h, label, time):
-        return UNKNOWN_LABEL | 256
-    return UNKNOWN_LABEL | STALE_LABEL
+    if let_wait(slots, waits, meta, plan, s, h, label, time, False):
+        return UNKNOWN_LABEL | 256, time
+    return UNKNOWN_LABEL | STALE_LABEL, time
+
+
+@inlined
+def restore_label(
+    slots: Longs,
+    waits: Longs,
+    meta: Longs,
+    arena: Longs,
+    plan: Longs,
+    raws: Longs,
+    measures: Longs,
+    filters: Longs,
+    s: int,
+    h: int,
+    label: int,
+    time: int,
+) -> None:
+    """Do again what a label did that `label_row` accepted before a restart.
+
+    An event that left the log takes its labels' time with it: they wait here in vain, because that
+    time is two horizons old by the end of the log.
+    """
+    seen = cut_of(slots, meta, plan, s, NEVER)
+    seen = max(seen, tiled_until(arena, slots, s, plan, seen))
+    row = find_id(arena, slots, s, plan, h, seen, True)
+    if row != 0:
+        set_label(arena, slots, plan, raws, measures, filters, s, row, label)
+    else:
+        let_wait(slots, waits, meta, plan, s, h, label, time, True)
 
 
 @inlined
@@ -174,10 +210,12 @@ def add_event(
     bits: int,
     i: int,
     label: int,
+    restored: bool,
 ) -> tuple[int, int]:
     """Insert an event where there is room for it; return its row, and the label that it bears.
 
-    In the scratch log, slot 0, no clock moves and no label waits.
+    In the scratch log, slot 0, no clock moves and no label waits. An event that is `restored` bears
+    the label that it took when it came, and takes no other.
     """
     row = slots[s, LAST] + 1
     if s != 0:
@@ -185,7 +223,7 @@ def add_event(
         if time < newest:
             head, last = slots[s, HEAD], slots[s, LAST]
             row = 1 + last_at_or_before(arena, slots[s, BASE], plan[COLUMNS], head, last, time)
-        if slots[s, WAITING] != 0:
+        if slots[s, WAITING] != 0 and (label != 0 or not restored):
             clock = max(meta[CLOCK], time)
             waiting = take_waiting(slots, waits, meta, plan, s, h, time, clock)
             if label == 0:

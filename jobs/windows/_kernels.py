@@ -217,7 +217,8 @@ def process_rows(
 
     That is the number of rows, or the row for which the arena is full, with the words needed in
     meta[NEED]; nothing of that row was changed. `labels` holds revision * 4 + fraud * 2 + 1
-    for a label, and for an event that a label waited for; else 0.
+    for a label, and for an event that a label waited for; else 0. `times` of a label that was
+    applied becomes that of its event: it is kept as long.
     `out`, `flags` and `changed` are written whole; after a batch a few silent keys are dropped.
     """
     n = len(kind)
@@ -263,7 +264,7 @@ def process_rows(
             flags[i] |= NULL_KEY
         if kind[i] == 1:
             if not alone:
-                answer = label_row(
+                answer, times[i] = label_row(
                     slots,
                     waits,
                     table,
@@ -288,7 +289,7 @@ def process_rows(
                     changed[i] = 1
                     meta[CHANGED] += 1
                     meta[CHANGED_BYTES] += length
-                    meta[LABEL_CLOCK] = max(meta[LABEL_CLOCK], time)
+                    meta[LABEL_CLOCK] = max(meta[LABEL_CLOCK], times[i])
             continue
         row = 0
         cut = NEVER
@@ -352,6 +353,7 @@ def process_rows(
                 int(valid[i]),
                 i,
                 labels[i],
+                False,
             )
         if evaluate_row(
             arena,

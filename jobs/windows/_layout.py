@@ -205,7 +205,7 @@ LONGS, TABLE = int64[::1], int64[:, ::1]
 LONGS_IN, TABLE_IN = read_only(int64), read_only(int64, 2)
 STRINGS = (read_only(uint8), LONGS_IN, read_only(int32))
 PROCESS = int64(
-    int64, read_only(uint8), LONGS_IN, *STRINGS, LONGS_IN, LONGS_IN, TABLE_IN,
+    int64, read_only(uint8), LONGS, *STRINGS, LONGS_IN, LONGS_IN, TABLE_IN,
     read_only(uint32), LONGS, LONGS, TABLE, uint8[::1], TABLE, LONGS, LONGS, float64[::1],
     LONGS_IN, TABLE_IN, TABLE_IN, TABLE_IN, read_only(float64), LONGS_IN, TABLE_IN, TABLE_IN,
     read_only(float64, 2), TABLE, float64[:, ::1], uint8[::1], uint8[::1],

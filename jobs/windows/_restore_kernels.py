@@ -12,7 +12,7 @@ from __future__ import annotations
 from numba import float64, int32, int64, types, uint8, uint32
 
 from jobs.windows._compile import compiled, kernel
-from jobs.windows._event_kernels import add_event, cut_of, label_row
+from jobs.windows._event_kernels import add_event, cut_of, restore_label
 from jobs.windows._key_kernels import create_slot, find_slot, same_bytes
 from jobs.windows._layout import (
     AHEAD,
@@ -270,10 +270,9 @@ def place_records(
         if labelled:
             meta[CLOCK] = records[i, RECORD_WIDTH + 1]
         if kind == 1:
-            label_row(
-                slots, waits, table, key_bytes, meta, arena, plan, raws, measures, filters,
-                s, h, label, time, key_bytes, 0, 0, 0,
-            )  # fmt: skip
+            restore_label(
+                slots, waits, meta, arena, plan, raws, measures, filters, s, h, label, time
+            )
             continue
         cut = cut_of(slots, meta, plan, s, time)
         seen = max(cut, tiled_until(arena, slots, s, plan, cut))
@@ -290,7 +289,7 @@ def place_records(
                 return i
         add_event(
             arena, floats, slots, waits, meta, plan, raws, measures, filters,
-            filter_operands, s, time, h, raw, bits, i, label,
+            filter_operands, s, time, h, raw, bits, i, label, True,
         )  # fmt: skip
     meta[CLOCK] = newest
     return n

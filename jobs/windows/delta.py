@@ -20,6 +20,7 @@ offset    type    field
 
 Body: `kind` u8[n], `valid` u32[n], `key_length` u16[n], `time`, `id`, `label` and one column per
 field, each int64[n], then the key bytes. All little-endian, unaligned.
+`time` of a label that was applied is that of its event; `label` of an event is what it took.
 """
 
 from __future__ import annotations

@@ -126,11 +126,12 @@ class StateLog:
         for _, data in kept:
             yield data
 
-    def append(self, delta: bytes) -> None:
+    def append(self, delta: bytes, clock_ms: int | None) -> None:
         """Make one batch's delta durable; an empty delta changes nothing.
 
         One put; every `FANOUT` appends, or `SEGMENT_BYTES`, also a fold and the removal of what has
-        expired.
+        expired by the clock of the store after that batch (`ShardStore.clock_ms`). The delta's own
+        clock will not do: a label that waits may claim any time, and must not expire events.
         """
         if not delta:
             return
@@ -144,7 +145,8 @@ class StateLog:
         self._open_count += 1
         self._open_bytes += len(delta)
         if self._open_count >= FANOUT or self._open_bytes >= SEGMENT_BYTES:
-            self._expire(clock)
+            if clock_ms is not None:
+                self._expire(clock_ms)
             self._fold()
 
     def __len__(self) -> int:

@@ -115,7 +115,7 @@ class ShardStore:
         if labelled:
             labels = label_codes(batch.fields, n)
             labels[batch.kind != Kind.LABEL] = 0
-        key, event_id = batch.key, batch.event_id
+        key, event_id, times = batch.key, batch.event_id, batch.event_time_ms.copy()
         hashes, ids = np.empty(n, np.int64), np.empty(n, np.int64)
         key_bytes = hash_batch(
             key.data,
@@ -132,7 +132,7 @@ class ShardStore:
         flags, changed = np.empty(n, np.uint8), np.empty(n, np.uint8)
         self._run(
             batch.kind,
-            batch.event_time_ms,
+            times,
             key,
             hashes,
             ids,
@@ -143,7 +143,7 @@ class ShardStore:
             flags,
             changed,
         )
-        delta = self._delta(batch, ids, raw, valid, labels, changed)
+        delta = self._delta(batch, times, ids, raw, valid, labels, changed)
         return Processed(out, flags, delta)
 
     def restore(self, chunks: Iterable[bytes]) -> int:
@@ -296,6 +296,7 @@ class ShardStore:
     def _delta(
         self,
         batch: EventBatch,
+        times: NDArray[np.int64],
         ids: NDArray[np.int64],
         raw: NDArray[np.int64],
         valid: NDArray[np.uint32],
@@ -317,7 +318,7 @@ class ShardStore:
             key.data,
             key.starts,
             key.lengths,
-            batch.event_time_ms,
+            times,
             ids,
             labels,
             raw,

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jobs.windows import spec, state_log
@@ -49,7 +49,6 @@ CALM = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 KEYS = st.sampled_from(["k1", "k2", None, ""])
-IDS = st.one_of(st.none(), st.integers(0, 30).map(str))
 VALUES = st.fixed_dictionaries(
     {
         "amount_minor": st.one_of(st.none(), st.integers(0, 1500), st.integers(-(10**12), 10**12)),
@@ -62,8 +61,13 @@ VALUES = st.fixed_dictionaries(
 
 
 @st.composite
-def streams(draw: st.DrawFn, longest: int = 60, drift: int = 3_000) -> list[Row]:
-    """Draw rows whose time wanders forwards, with stragglers, repeats and labels between them."""
+def streams(
+    draw: st.DrawFn, longest: int = 60, drift: int = 3_000, names: int = 30, label_ahead: int = 0
+) -> list[Row]:
+    """Draw rows whose time wanders forwards, with stragglers, repeats and labels between them.
+
+    With few `names` ids come again long after, and some labels claim to be `label_ahead` ms ahead.
+    """
     rows: list[Row] = []
     events: list[Row] = []
     now = 100_000
@@ -71,11 +75,13 @@ def streams(draw: st.DrawFn, longest: int = 60, drift: int = 3_000) -> list[Row]
         now += draw(st.sampled_from([0, 0, 500, 1_000, drift]))
         late = draw(st.sampled_from([0, 0, 0, 0, 500, 4_000, 12_000, 40_000, 90_000]))
         kind = draw(st.sampled_from([Kind.EVENT] * 5 + [Kind.LABEL] * 2 + [Kind.IGNORE]))
-        key, event_id = draw(KEYS), draw(IDS)
+        key, event_id = draw(KEYS), draw(st.one_of(st.none(), st.integers(0, names).map(str)))
         if kind is Kind.LABEL and events and draw(st.integers(0, 3)):
             # Of one of the last events, so that labels are found, repeated and corrected.
             labelled = draw(st.sampled_from(events[-4:]))
             key, event_id = labelled.key, labelled.event_id
+        if kind is Kind.LABEL and label_ahead:
+            late -= draw(st.sampled_from([0, 0, label_ahead]))
         fields = draw(VALUES) if kind is Kind.EVENT else {}
         fraud, revision = draw(st.booleans()), draw(st.integers(0, 3))
         rows.append(Row(kind, key, now - late, event_id, fields, fraud, revision))
@@ -269,11 +275,42 @@ def test_restarts_cannot_be_seen_by_hot_keys(seed: int, cuts: list[int]) -> None
     check_restarts(TILED, hot_stream(seed), cuts, 2, 50)
 
 
+def ev(time: int, event_id: str | None) -> Row:
+    return Row(Kind.EVENT, "k1", time, event_id)
+
+
+def mark(event_id: str, time: int, revision: int = 0) -> Row:
+    return Row(Kind.LABEL, "k1", time, event_id, is_fraud=True, revision=revision)
+
+
+@CALM
+@given(
+    streams(drift=25_000, names=2, label_ahead=70_000),
+    st.lists(st.integers(0, 1000), min_size=1, max_size=12),
+    st.sampled_from([1, 400, state_log.SEGMENT_BYTES]),
+)
+@example([ev(10_000, "0"), mark("0", 100_000), mark("0", 100_000, 1), ev(100_000, None),
+          ev(100_000, "0")], [2], state_log.SEGMENT_BYTES)  # fmt: skip
+@example([ev(10_000, "0"), mark("0", 100_000), mark("0", 100_000, 1), ev(100_000, None),
+          ev(100_000, "0")], [3], state_log.SEGMENT_BYTES)  # fmt: skip
+def test_restarts_cannot_be_seen_when_ids_come_again_and_labels_outlive_events(
+    rows: list[Row], cuts: list[int], segment_bytes: int
+) -> None:
+    """Horizon 30 s: here a log loses its beginning every other row, in segments of a row."""
+    check_restarts(EVERYTHING, rows, cuts, 2, 5, segment_bytes)
+
+
 def check_restarts(
-    feature_set: FeatureSet, rows: list[Row], cuts: list[int], fanout: int, at_once: int
+    feature_set: FeatureSet,
+    rows: list[Row],
+    cuts: list[int],
+    fanout: int,
+    at_once: int,
+    segment_bytes: int = state_log.SEGMENT_BYTES,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_log, "FANOUT", fanout)
+        patch.setattr(state_log, "SEGMENT_BYTES", segment_bytes)
         patch.setattr(store_module, "RESTORE_ROWS", at_once)
         whole = scores(ShardStore(feature_set, "customer"), [rows])
         kept = MemoryLog()
@@ -284,7 +321,7 @@ def check_restarts(
             store.restore(log.chunks())
             for rows_of_one in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
                 done = store.process(batch_of(rows_of_one))
-                log.append(done.delta)
+                log.append(done.delta, store.clock_ms)
                 features.append(done.features)
                 flags.append(done.flags)
         assert np.concatenate(features).tobytes() == whole[0].tobytes()

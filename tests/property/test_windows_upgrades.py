@@ -50,7 +50,7 @@ def test_a_savepoint_taken_under_other_features_gives_what_a_job_that_always_had
     log = StateLog(kept, earlier.horizon_ms)
     list(log.chunks())
     for batch in cut_up(before, cuts):
-        log.append(earlier.process(batch_of(batch)).delta)
+        log.append(earlier.process(batch_of(batch)).delta, earlier.clock_ms)
     always, upgraded = ShardStore(new, "customer"), ShardStore(new, "customer")
     always.process(batch_of(before))
     upgraded.restore(StateLog(kept, upgraded.horizon_ms).chunks())

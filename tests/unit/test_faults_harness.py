@@ -127,9 +127,9 @@ def test_the_crash_in_a_fold_comes_between_its_put_and_its_removals(
     deltas = [value for _, value in sorted(whole.items()) if not chunk_header(value).compressed]
     mark.touch()
     for _ in range(FANOUT - 1):
-        log.append(deltas[0])
+        log.append(deltas[0], None)
     with pytest.raises(Died):
-        log.append(deltas[0])
+        log.append(deltas[0], None)
     assert not mark.exists()
     compressed = [key for key, value in memory.entries.items() if chunk_header(value).compressed]
     assert len(compressed) == 1

@@ -136,7 +136,7 @@ def test_a_log_is_whole_after_every_single_write(stop_after: int) -> None:
         durable = 0
         try:
             for number in range(20):
-                log.append(store.process(batch_of([row(number)])).delta)
+                log.append(store.process(batch_of([row(number)])).delta, store.clock_ms)
                 durable += 1
         except Stopped:
             pass
@@ -159,7 +159,7 @@ def test_folding_bounds_entries_and_expiry_removes_what_no_window_reaches() -> N
         list(log.chunks())
         for number in range(400):
             row = Row(Kind.EVENT, "k", 1_000 * number, str(number), {"amount_minor": number})
-            log.append(store.process(batch_of([row])).delta)
+            log.append(store.process(batch_of([row])).delta, store.clock_ms)
         oldest = min(chunk.time_ms.min() for chunk in map(decode_chunk, kept.entries.values()))
         assert oldest > 399_000 - 3 * store.horizon_ms
         assert len(log) == len(kept.entries) < 40
@@ -217,7 +217,7 @@ def test_a_fold_reads_nothing_back_that_it_wrote_a_moment_ago() -> None:
     list(log.chunks())
     for number in range(state_log.FANOUT):
         row = Row(Kind.EVENT, "k", 1_000 * number, str(number), {"amount_minor": number})
-        log.append(store.process(batch_of([row])).delta)
+        log.append(store.process(batch_of([row])).delta, store.clock_ms)
     assert len(log) == 1
     assert kept.reads == 0
 
@@ -338,7 +338,7 @@ def test_a_log_of_many_keys_and_chunks_gives_back_the_store(
             Row(Kind.LABEL, row.key, row.time, row.event_id, is_fraud=True, revision=1)
             for row in rows[::9]
         ]
-        log.append(store.process(batch_of(rows)).delta)
+        log.append(store.process(batch_of(rows)).delta, store.clock_ms)
     restored = ShardStore(EVERYTHING, "customer")
     restored.restore(StateLog(kept, store.horizon_ms).chunks())
     probes = [Row(Kind.EVENT, f"customer-{k}", now, f"p{k}", {}) for k in range(3_000)]
@@ -369,6 +369,91 @@ def test_a_label_that_found_its_event_does_not_wait_for_another_after_a_restart(
     ours, theirs = (s.process(batch_of(again)) for s in (restored, store))
     assert ours.features.tobytes() == theirs.features.tobytes()
     assert ours.flags.tolist() == theirs.flags.tolist()
+
+
+def restarted(rows: list[Row]) -> tuple[list[int], list[int]]:
+    """Return the flags of the rows without a restart, and with one before every row.
+
+    Each row is a segment of its own, which goes as soon as it may.
+    """
+    whole = ShardStore(EVERYTHING, "customer").process(batch_of(rows)).flags.tolist()
+    kept, flags = MemoryLog(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_log, "SEGMENT_BYTES", 1)
+        for row in rows:
+            store = ShardStore(EVERYTHING, "customer")
+            log = StateLog(kept, store.horizon_ms)
+            store.restore(log.chunks())
+            done = store.process(batch_of([row]))
+            log.append(done.delta, store.clock_ms)
+            flags += done.flags.tolist()
+    return flags, whole
+
+
+def fraud_share(rows: list[Row]) -> list[float]:
+    """Return the share of frauds that the last row sees, after a restart before it and without."""
+    place = EVERYTHING.names_of("customer").index("customer_fraud_rate_20s")
+    shares, kept = [], MemoryLog()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_log, "SEGMENT_BYTES", 1)
+        store = ShardStore(EVERYTHING, "customer")
+        log = StateLog(kept, store.horizon_ms)
+        list(log.chunks())
+        for row in rows[:-1]:
+            log.append(store.process(batch_of([row])).delta, store.clock_ms)
+        again = ShardStore(EVERYTHING, "customer")
+        again.restore(StateLog(kept, store.horizon_ms).chunks())
+        for one in (again, store):
+            shares.append(float(one.process(batch_of(rows[-1:])).features[0, place]))
+    return shares
+
+
+H = 30_000
+"""The horizon of `EVERYTHING` in ms."""
+
+
+def test_a_label_from_the_future_expires_no_event() -> None:
+    """Labels do not move the clock, and the log goes by it too."""
+    rows = [
+        Row(Kind.EVENT, "k", 1_000, "e"),
+        Row(Kind.LABEL, "k", 1_000 + 9 * H, "unknown", is_fraud=True),
+        Row(Kind.EVENT, "k", 1_000, "e"),
+    ]
+    flags, whole = restarted(rows)
+    assert flags == whole == [0, RowFlag.UNKNOWN_LABEL, RowFlag.DUPLICATE]
+
+
+def test_a_label_leaves_the_log_with_the_event_that_it_was_applied_to() -> None:
+    rows = [
+        Row(Kind.EVENT, "k", 1_000, "e"),
+        Row(Kind.LABEL, "k", 1_000 + 9 * H, "e", is_fraud=True),
+        Row(Kind.EVENT, "k", 1_000 + 9 * H, "other"),
+        Row(Kind.EVENT, "k", 1_000 + 9 * H, "e"),
+    ]
+    flags, whole = restarted(rows)
+    assert flags == whole == [0, 0, 0, 0]
+    assert fraud_share(rows) == [0.0, 0.0]
+
+
+def test_a_label_that_waits_is_not_refused_for_one_whose_event_left_the_log() -> None:
+    """The label of the old event, of a higher revision, has nothing to say about the new one."""
+    rows = [
+        Row(Kind.EVENT, "k", 1_000, "e"),
+        # In the segment of what follows, so that it stays when its event goes.
+        Row(Kind.LABEL, "k", 1_000, "e", revision=5),
+        Row(Kind.EVENT, "k", 1_000 + H, "other"),
+        Row(Kind.LABEL, "k", 1_000 + H, "e", is_fraud=True, revision=1),
+        Row(Kind.EVENT, "k", 1_000 + 2 * H, "later"),
+        Row(Kind.EVENT, "k", 1_000 + 2 * H - 1, "e"),
+    ]
+    store = ShardStore(EVERYTHING, "customer")
+    deltas = [store.process(batch_of(part)).delta for part in (rows[:1], rows[1:5])]
+    restored = ShardStore(EVERYTHING, "customer")
+    restored.restore(deltas[1:])
+    ours, theirs = (s.process(batch_of(rows[5:])) for s in (restored, store))
+    place = EVERYTHING.names_of("customer").index("customer_fraud_rate_20s")
+    assert theirs.features[0, place] == 1.0
+    assert ours.features.tobytes() == theirs.features.tobytes()
 
 
 def test_every_repeat_in_a_long_log_is_found_and_nothing_else() -> None:
