@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -30,6 +32,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--accounts", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seconds", type=click.IntRange(1), default=60, show_default=True,
               help="Simulated time, in events' time.")  # fmt: skip
+@click.option("--start", type=click.DateTime(), metavar="TIME",
+              help="First event time, UTC: 2020-01-01 by default. After another market give a time "
+              "later than its end; ids are then new ones.")  # fmt: skip
 @click.option("--speed", type=float, help="Multiple of real time; flat out without it.")
 @click.option("--history", type=click.IntRange(0), default=250, show_default=True,
               help="Historical scenarios, for VaR.")  # fmt: skip
@@ -42,6 +47,7 @@ def simulate(
     instruments: int,
     accounts: int,
     seconds: int,
+    start: dt.datetime | None,
     speed: float | None,
     history: int,
     dry_run: bool,
@@ -49,11 +55,16 @@ def simulate(
 ) -> None:
     """Publish a seeded market and a trading desk: quotes, trades, fills and reference records.
 
-    The same seed gives the same stream, ids included.
+    The same seed and start give the same stream, ids included.
 
     Example: riskstream risk simulate --seed 7 --seconds 600 --speed 1
     """
-    simulator = MarketSimulator(seed, DeskConfig(instruments=instruments, accounts=accounts))
+    desk = DeskConfig(instruments=instruments, accounts=accounts)
+    if start is not None:
+        start_ms = round(start.replace(tzinfo=dt.UTC).timestamp() * 1000)
+        # Fills of the market before must not be taken for these ones.
+        desk = replace(desk, start_ms=start_ms, prefix=f"s{start_ms}-")
+    simulator = MarketSimulator(seed, desk)
     counts = dict.fromkeys(CONTRACTS, 0)
     feed = None if dry_run else _feed(resolved_settings(settings_of(ctx)))
     for topic, records in simulator.reference(history).items():
@@ -97,7 +108,10 @@ def replay(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Publish recorded trades and quotes from CSV or Parquet FILES, one file after another.
+    """Publish recorded trades, quotes or fills from CSV or Parquet FILES, one file after another.
+
+    Files with a fill_id are fills, with bid and ask quotes, others trades; trades without a price
+    are left out.
 
     Example: riskstream risk replay trades.csv.gz --instrument XRPETH
     """

@@ -118,9 +118,9 @@ def recorded_market(
 ) -> Iterator[tuple[str, dict[str, Column]]]:
     """Yield a recorded file of trades, quotes or fills as columns of its contract.
 
-    CSV and Parquet files with a fill_id are fills, with bid and ask quotes, others trades. Scales
-    are the fewest decimal places that hold the file. Rows come in order of time, `_CHUNK` at a
-    time.
+    CSV and Parquet files with a fill_id are fills, with bid and ask quotes, others trades; trades
+    without a price are left out. Scales are the fewest decimal places that hold the file. Rows come
+    in order of time, `_CHUNK` at a time.
 
     Args:
         path: the file.
@@ -163,6 +163,7 @@ def recorded_market(
             "price": files.numbers(table, files.require_column(table, PRICE_NAMES, "price")),
             "size": files.numbers(table, files.require_column(table, SIZE_NAMES, "size")),
         }
+        order = order[np.isfinite(numbers["price"][order])]
     prices = [side for side in numbers if side not in sizes]
     price_scale = infer_scale(np.concatenate([numbers[side] for side in prices]))
     size_scale = infer_scale(np.concatenate([numbers[side] for side in sizes]))

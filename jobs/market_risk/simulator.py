@@ -122,16 +122,19 @@ class MarketSimulator:
             }
             for name, shocks_of in stress
         ]
+        # A position comes to some 100,000 in a month: some limits hold, some are near or breached.
+        gross = 1e5 * config.instruments * config.accounts
+        share = gross / config.desks
         limits = [
-            _limit(config.firm, "firm", config.firm, "gross", 2e6, 3e6),
-            _limit(config.firm, "firm", config.firm, "var", 2e4, 3e4),
+            _limit(config.firm, "firm", config.firm, "gross", gross, 1.5 * gross),
+            _limit(config.firm, "firm", config.firm, "var", gross / 200, gross / 100),
         ]
         limits += [
-            _limit(config.firm, "desk", f"desk-{number}", "gross", 1e6, 1.5e6)
+            _limit(config.firm, "desk", f"desk-{number}", "gross", share, 1.5 * share)
             for number in range(config.desks)
         ]
         limits += [
-            _limit(config.firm, "account", f"account-{number}", "loss", 2e3, 5e3)
+            _limit(config.firm, "account", f"account-{number}", "loss", 2e4, 1e5)
             for number in range(config.accounts)
         ]
         return {

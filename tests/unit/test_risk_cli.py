@@ -191,3 +191,13 @@ def test_what_is_left_out_is_said(tmp_path):
     assert (summary["rows_in"], summary["rows_left_out"], summary["bars"]) == (3, 1, 1)
     # A size below zero is a sale: its amount was traded.
     assert ",10,11,10,11,3,2," in (tmp_path / "bars.csv").read_text(encoding="utf-8")
+
+
+def test_a_market_can_begin_where_another_ended_and_a_trade_without_a_price_is_none(tmp_path):
+    first = as_json("simulate", "--seconds", 4, "--dry-run")["published"]
+    later = as_json("simulate", "--seconds", 4, "--start", "2020-02-03", "--dry-run")["published"]
+    assert later == first
+    assert first["quotes"] > 0
+    trades = tmp_path / "trades.csv"
+    trades.write_text("ts,price,size\n1704067201,10,1\n1704067202,,1\n", encoding="utf-8")
+    assert as_json("replay", trades, "--dry-run")["published"] == {"ticks": 1}

@@ -14,7 +14,7 @@ from jobs.market_risk.feed import MarketFeed
 from jobs.market_risk.stress import Scenario
 from jobs.market_risk.tables import LAYOUTS, Table
 from schemas.columns import NumberColumn, StringColumn
-from tests.support.market import MarketJob, market_stream
+from tests.support.market import MarketJob, market_stream, reference_frames
 
 
 @pytest.fixture
@@ -111,6 +111,11 @@ def test_a_restarted_job_continues_to_the_bit(settings):
 
 def test_a_breached_limit_raises_one_alert_in_the_common_envelope(settings):
     job = MarketJob(settings)
+    tight = {
+        "limit_id": "tight", "firm_id": "firm", "scope": "desk", "scope_id": "desk-1",
+        "measure": "gross", "warning": 500.0, "breach": 1_000.0,
+    }  # fmt: skip
+    job.feed(reference_frames(settings, {"limits": [tight]}))
     for frames in market_stream(settings):
         job.feed(frames)
     alerts = job.records("limit_alerts", "alert")
@@ -119,6 +124,7 @@ def test_a_breached_limit_raises_one_alert_in_the_common_envelope(settings):
     assert all(alert["kind"] == "limit" and alert["reasons"] for alert in limits)
     assert len({alert["alert_id"] for alert in alerts}) == len(alerts)
     breached = [alert for alert in limits if alert["decision"] == "breach"]
+    assert [alert["attributes"]["limit_id"] for alert in breached].count("tight") == 1
     assert all(alert["score"] >= alert["threshold"] for alert in breached)
     assert all(alert["severity"] == "critical" for alert in breached)
 
