@@ -53,12 +53,15 @@ EXTRA_PANELS: Final[dict[str, tuple[Panel, ...]]] = {
 """Panels that are answered from Kafka, by page; shown where Kafka is configured."""
 
 
-def page_layout(page: str, extras: frozenset[str] = frozenset()) -> dict[str, Any]:
+def page_layout(
+    page: str, extras: frozenset[str] = frozenset(), base_currency: str = ""
+) -> dict[str, Any]:
     """Return a page's panels, feeds, filters and windows as JSON-able data.
 
     Args:
         page: key of `PAGES`.
         extras: names of the panels in `EXTRA_PANELS` that are answered here.
+        base_currency: what money of the market risk page is in; empty says nothing.
 
     Raises:
         KeyError: when there is no such page.
@@ -68,12 +71,18 @@ def page_layout(page: str, extras: frozenset[str] = frozenset()) -> dict[str, An
     return {
         "page": page,
         "title": PAGES[page],
+        "currency": base_currency if page == "traders" else "",
         "pages": [{"name": name, "title": title} for name, title in PAGES.items()],
         "windows": list(WINDOWS),
         "panels": panels,
         "feeds": [_feed(feed) for feed in FEEDS[page]],
         "filters": [
-            {"name": choice.name, "label": choice.label, "default": choice.default}
+            {
+                "name": choice.name,
+                "label": choice.label,
+                "default": choice.default,
+                "shown": choice.shown,
+            }
             for choice in FILTERS[page]
         ],
     }

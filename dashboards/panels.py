@@ -21,8 +21,13 @@ __all__ = [
 Kind = Literal["stat", "lines", "bars", "table", "candles", "backtest", "pivot"]
 """How a panel is drawn."""
 
-Unit = Literal["count", "rate", "ms", "share", "money", "number", "text", "time"]
-"""What a column's numbers are; `share` is 0 to 1, `rate` is per second, `time` is UTC."""
+Unit = Literal[
+    "count", "rate", "ms", "share", "ratio", "probability", "money", "number", "text", "time"
+]
+"""What a column's numbers are; `share` is 0 to 1, `rate` is per second, `time` is UTC.
+
+`ratio` is a multiple; `probability` a p-value, 0 to 1, that is read to three places.
+"""
 
 IN_WINDOW: Final = "inserted_at > now64(3, 'UTC') - toIntervalSecond({window:UInt32})"
 """The condition for rows of the chosen window; Grafana has its own in its place."""
@@ -43,6 +48,8 @@ UNITS: Final[tuple[Unit, ...]] = (
     "rate",
     "ms",
     "share",
+    "ratio",
+    "probability",
     "money",
     "number",
     "text",
@@ -99,7 +106,8 @@ class Filter:
     """A choice at the top of a page, given to queries as the parameter `name`.
 
     `choices` is a query for `value` (rows in the order shown); `default` is taken when none was
-    chosen. `all` stands for no restriction where the default is `all`.
+    chosen. `all` stands for no restriction where the default is `all`. Values shown as `duration`
+    are milliseconds.
     """
 
     name: str
@@ -107,6 +115,7 @@ class Filter:
     kind: Literal["String", "Int64"]
     choices: str
     default: str = "all"
+    shown: Literal["text", "duration"] = "text"
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,14 +173,14 @@ _FRAUD: Final = (
 _OPERATORS: Final = (
     Panel(
         name="operator_totals",
-        title="The job now",
+        title="The fraud job now",
         kind="stat",
         source="scored",
         sql="SELECT countIf(inserted_at > now64(3, 'UTC') - toIntervalSecond(30)) / 30 AS rate, "
         "count() AS rows, "
-        f"quantileExact(0.5)({_DECISION_MS}) AS decision_p50, "
-        f"quantileExact(0.99)({_DECISION_MS}) AS decision_p99, "
-        f"quantileExact(0.99)({_ROW_MS}) AS row_p99, "
+        f"quantileExactOrNull(0.5)({_DECISION_MS}) AS decision_p50, "
+        f"quantileExactOrNull(0.99)({_DECISION_MS}) AS decision_p99, "
+        f"quantileExactOrNull(0.99)({_ROW_MS}) AS row_p99, "
         "uniqExact(kafka_topic, kafka_partition) AS partitions "
         f"FROM {SCORED_TABLE} WHERE {IN_WINDOW}",
         columns=(
@@ -241,11 +241,12 @@ _OPERATORS: Final = (
         source="measures",
         sql="SELECT rate, fills, row_p50, row_p99, evaluations, shown_p99, bars FROM ("
         "SELECT countIf(inserted_at > now64(3, 'UTC') - toIntervalSecond(30)) / 30 AS rate, "
-        f"count() AS fills, quantileExactIf(0.5)({_ROW_MS}, published_at_ms > 0) AS row_p50, "
-        f"quantileExactIf(0.99)({_ROW_MS}, published_at_ms > 0) AS row_p99 "
+        f"count() AS fills, quantileExactIfOrNull(0.5)({_ROW_MS}, published_at_ms > 0) AS row_p50, "
+        f"quantileExactIfOrNull(0.99)({_ROW_MS}, published_at_ms > 0) AS row_p99 "
         f"FROM risk_fills_raw WHERE {IN_WINDOW}) AS f, ("
         "SELECT uniqExact(firm_id, sequence) AS evaluations, "
-        "quantileExact(0.99)(toUnixTimestamp64Milli(inserted_at) - evaluated_at_ms) AS shown_p99 "
+        "quantileExactIfOrNull(0.99)(toUnixTimestamp64Milli(inserted_at) - evaluated_at_ms, "
+        "evaluated_at_ms > 0) AS shown_p99 "
         f"FROM risk_measures_raw WHERE scope = 'firm' AND {IN_WINDOW}) AS m, ("
         f"SELECT uniqExact(instrument_id, interval_ms, start_ms) AS bars FROM risk_bars_raw "
         f"WHERE {IN_WINDOW}) AS b",

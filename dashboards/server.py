@@ -58,6 +58,7 @@ class _Site:
     extras: Mapping[str, ExtraPanel]
     token: str | None
     loopback: bool
+    base_currency: str
 
 
 class Dashboard:
@@ -71,6 +72,7 @@ class Dashboard:
         token: asked for by every request: as `?token=` once, which leaves a cookie, or as a bearer
             token. None asks for nothing and is for loopback only.
         extras: panels that are answered by something else than ClickHouse, by name.
+        base_currency: what money of the market risk page is in.
         live: settings with the Kafka on which jobs publish rows for the pages; None reads
             everything from ClickHouse.
 
@@ -89,6 +91,7 @@ class Dashboard:
         port: int = 0,
         token: str | None = None,
         extras: Mapping[str, ExtraPanel] | None = None,
+        base_currency: str = "",
         live: Settings | None = None,
     ) -> None:
         if host not in _LOOPBACK and not token:
@@ -118,7 +121,9 @@ class Dashboard:
                 totals.push(pushed)
 
             self._live = LiveTopic(live, push)
-        site = _Site(self.reader, self._pump, features, answered, token, host in _LOOPBACK)
+        site = _Site(
+            self.reader, self._pump, features, answered, token, host in _LOOPBACK, base_currency
+        )
         shared = {"site": site}
         application = tornado.web.Application(
             [
@@ -224,7 +229,7 @@ class _Layout(_Guarded):
         async def work() -> dict[str, Any] | None:
             if page not in PAGES:
                 return None
-            return page_layout(page, frozenset(self.site.extras))
+            return page_layout(page, frozenset(self.site.extras), self.site.base_currency)
 
         await self.reply(work)
 

@@ -29,6 +29,8 @@ _UNITS: Final[dict[Unit, str]] = {
     "rate": "short",
     "ms": "ms",
     "share": "percentunit",
+    "ratio": "none",
+    "probability": "none",
     "money": "locale",
     "number": "none",
     "text": "string",

@@ -1,9 +1,15 @@
 // Draws a panel's rows with ECharts.
 import * as echarts from "/static/vendor/echarts.js";
-import { format, timeOf } from "./format.js";
+import { compact, format, timeOf } from "./format.js";
 
 const NAMED = { approve: "#3aa676", review: "#e0a030", block: "#d64545", gross: "#5b8def", net: "#37b0a4" };
 const WHEEL = ["#3f7df0", "#e0903a", "#37b0a4", "#b56be0", "#d64545", "#8aa0bd", "#6abf4b", "#e06ba8"];
+
+// A day that begins says which one it is.
+const CLOCK = {
+  year: "{yyyy}", month: "{MMM} {yyyy}", day: "{d} {MMM}", hour: "{HH}:{mm}", minute: "{HH}:{mm}",
+  second: "{HH}:{mm}:{ss}", millisecond: "{HH}:{mm}:{ss}", none: "{HH}:{mm}:{ss}",
+};
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
@@ -25,7 +31,10 @@ export class Chart {
   constructor(host, panel) {
     this.panel = panel;
     this.chart = echarts.init(host, null, { renderer: "canvas" });
-    new ResizeObserver(() => this.chart.resize()).observe(host);
+    new ResizeObserver(() => {
+      this.chart.resize();
+      this.repaint();
+    }).observe(host);
   }
 
   show(rows) {
@@ -55,22 +64,36 @@ export class Chart {
     };
     const yAxis = axis(paint, {
       type: panel.logarithmic ? "log" : "value", scale: panel.kind === "lines" || panel.kind === "candles",
-      axisLabel: { color: paint.soft, fontSize: 11, formatter: (value) => format(value, unit === "money" && Math.abs(value) < 1e6 ? "count" : unit) },
+      axisLabel: { color: paint.soft, fontSize: 11, formatter: (value) => (unit === "money" ? compact(value) : format(value, unit)) },
     });
     if (panel.kind === "candles") return this.candles(base, yAxis, paint, rows);
     if (panel.kind === "backtest") return this.backtest(base, yAxis, paint, rows);
-    const xAxis = temporal
-      ? axis(paint, { type: "time", splitLine: { show: false } })
-      : axis(paint, { type: "category", data: rows.map((row) => String(row[panel.x])), splitLine: { show: false }, axisLabel: this.names(paint, rows.length) });
-    return { ...base, useUTC: true, xAxis, yAxis, series: this.series(rows, temporal) };
+    if (temporal) return { ...base, useUTC: true, xAxis: this.clock(paint), yAxis, series: this.series(rows, temporal) };
+    const names = rows.map((row) => String(row[panel.x]));
+    const xAxis = axis(paint, { type: "category", data: names, splitLine: { show: false } });
+    const lies = panel.columns.find((column) => column.name === panel.x).unit === "text" && !this.fits(names);
+    if (lies) return this.lying(base, xAxis, yAxis, rows);
+    return { ...base, xAxis, yAxis, series: this.series(rows, temporal) };
   }
 
-  // A bar without its name says nothing: up to a dozen names all show, broken into lines.
-  names(paint, count) {
-    const label = { color: paint.soft, fontSize: 11, hideOverlap: true };
-    if (count > 12) return label;
-    const width = Math.floor((this.chart.getWidth() * 0.85) / Math.max(count, 1));
-    return { ...label, hideOverlap: false, interval: 0, width, overflow: "break" };
+  clock(paint) {
+    return axis(paint, { type: "time", splitLine: { show: false }, axisLabel: { color: paint.soft, fontSize: 11, hideOverlap: true, formatter: CLOCK } });
+  }
+
+  fits(names) {
+    const room = (this.chart.getWidth() * 0.85) / Math.max(names.length, 1);
+    return Math.max(0, ...names.map((name) => name.length)) * 6.5 < room;
+  }
+
+  // A bar without its name says nothing: where names have no room below, the bars lie.
+  lying(base, xAxis, yAxis, rows) {
+    const label = { ...xAxis.axisLabel, hideOverlap: false, interval: 0, width: this.chart.getWidth() * 0.4, overflow: "truncate" };
+    return {
+      ...base,
+      xAxis: { ...yAxis, axisLabel: { ...yAxis.axisLabel, hideOverlap: true }, splitNumber: 3 },
+      yAxis: { ...xAxis, inverse: true, axisLabel: label },
+      series: this.series(rows, false),
+    };
   }
 
   series(rows, temporal) {
@@ -130,7 +153,7 @@ export class Chart {
     return {
       ...base,
       useUTC: true,
-      xAxis: axis(paint, { type: "time", splitLine: { show: false } }),
+      xAxis: this.clock(paint),
       yAxis,
       series: [
         {

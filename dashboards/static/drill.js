@@ -33,7 +33,7 @@ function show(event) {
     const row = element("tr", feature.has_events ? { class: "pick", tabindex: "0" } : {},
       element("td", { class: "text" }, feature.name),
       element("td", { "data-exact": feature.value ?? "" }, format(feature.value, "number")),
-      element("td", { class: "text" }, feature.meaning));
+      element("td", { class: "text wrap" }, feature.meaning));
     row.dataset.feature = feature.name;
     if (feature.has_events) {
       const open = () => {
@@ -51,7 +51,8 @@ function show(event) {
     element("p", {}, `Score ${event.score < 0 ? "none" : format(event.score, "number")} by ${event.model_version || "no model"}; reasons: ${event.reasons || "the score alone"}`),
     element("p", { class: "mono" }, `${event.kafka_topic}/${event.kafka_partition}:${event.kafka_offset}, decided ${format(event.decided_at, "time")} UTC`),
     element("h3", {}, "Features"),
-    element("div", { class: "scroll" }, element("table", {}, body)),
+    element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {},
+      element("th", { class: "text" }, "feature"), element("th", {}, "value"), element("th", { class: "text" }, "meaning"))), body)),
     element("h3", {}, "Events behind the feature"),
     behind,
   );
@@ -61,10 +62,10 @@ async function openFeature(id, feature, host) {
   host.replaceChildren(element("p", {}, `Reading ${feature} …`));
   try {
     const found = await get(`/api/event/feature?id=${encodeURIComponent(id)}&feature=${encodeURIComponent(feature)}`);
-    const columns = [["event_time", "time"], ["event_id", "text"], ["event_amount", "money"], ["decision", "text"], ["score", "number"], ["label", "text"], ["reasons", "text"]];
+    const columns = [["event_time", "time"], ["event_id", "text"], ["event_amount", "money"], ["decision", "text"], ["score", "probability"], ["label", "text"], ["reasons", "text"]];
     const body = element("tbody", {}, ...found.events.map((event) => element("tr", {},
-      ...columns.map(([name, unit]) => element("td", { class: unit === "number" || unit === "money" ? "" : "text" }, format(event[name], unit))))));
-    const headRow = element("tr", {}, ...columns.map(([name, unit]) => element("th", { class: unit === "number" || unit === "money" ? "" : "text" }, name.replace("_", " "))));
+      ...columns.map(([name, unit]) => element("td", { class: unit === "probability" || unit === "money" ? "" : "text" }, format(event[name], unit))))));
+    const headRow = element("tr", {}, ...columns.map(([name, unit]) => element("th", { class: unit === "probability" || unit === "money" ? "" : "text" }, name.replace("_", " "))));
     const note = `${found.entity} ${found.key}, after ${format(found.after_ms, "time")} until ${format(found.until_ms, "time")} UTC: ${format(found.total, "count")} events`;
     host.replaceChildren(
       element("p", { id: "behind-total", "data-exact": found.total }, found.events.length < found.total ? `${note}, the newest ${found.events.length} of them` : note),

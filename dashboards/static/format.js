@@ -15,7 +15,9 @@ export function format(value, unit) {
     case "count": return plain.format(value);
     case "rate": return value >= 100 ? plain.format(value) : fine.format(value);
     case "ms": return value >= 10000 ? `${fine.format(value / 1000)} s` : `${plain.format(value)} ms`;
-    case "share": return `${(value * 100).toFixed(2)} %`;
+    case "share": return `${Math.abs(value) < 10 ? (value * 100).toFixed(2) : plain.format(value * 100)} %`;
+    case "ratio": return `${money.format(value)} ×`;
+    case "probability": return value < 0.001 ? "< 0.001" : value.toFixed(3);
     case "money": return Math.abs(value) >= 1e7 ? short.format(value) : Math.abs(value) >= 1e5 ? plain.format(value) : money.format(value);
     case "number": return fine.format(value);
     case "time": {
@@ -24,6 +26,17 @@ export function format(value, unit) {
     }
     default: return value === true ? "yes" : value === false ? "no" : String(value);
   }
+}
+
+// How long a bar is, as people say it.
+export function duration(ms) {
+  const [size, unit] = [[86400000, "d"], [3600000, "h"], [60000, "min"], [1000, "s"], [1, "ms"]].find(([one]) => ms % one === 0);
+  return `${ms / size} ${unit}`;
+}
+
+// Money on an axis, where there is little room and the numbers are round.
+export function compact(value) {
+  return short.format(value);
 }
 
 export function age(ms) {

@@ -1,7 +1,7 @@
 // Builds a page from its layout and keeps every panel up to date.
 import { Chart } from "./charts.js";
 import { openEvent } from "./drill.js";
-import { age, element } from "./format.js";
+import { age, duration, element, format } from "./format.js";
 import { PlainTable, Stats } from "./tables.js";
 
 const page = location.pathname.slice(1);
@@ -17,16 +17,20 @@ async function get(path) {
 }
 
 class Card {
-  constructor(panel) {
+  constructor(panel, currency) {
     this.panel = panel;
+    this.currency = currency;
     this.mark = element("span", { class: "mark empty" }, "waiting");
     this.ageText = element("span", { class: "age" });
     const name = element("span", { class: "name", title: panel.help }, panel.title);
     this.note = element("span", { class: "note" });
+    // Where money is in one currency, the panel says in which.
+    if (currency && panel.kind !== "pivot" && panel.columns.some((column) => column.unit === "money")) this.note.textContent = currency;
     this.body = element("div", { class: "body" });
-    this.node = element("section", { class: "panel", id: `panel-${panel.name}` },
+    this.node = element("section", { class: `panel ${panel.kind}`, id: `panel-${panel.name}` },
       element("h2", {}, name, this.note, element("span", { class: "fresh" }, this.ageText, this.mark)), this.body);
     this.node.style.gridColumn = `span ${panel.width}`;
+    this.node.dataset.width = panel.width;
     this.node.style.gridRow = `span ${panel.height}`;
     this.nothing = element("div", { class: "empty-note" }, "Nothing in this window");
     this.nothing.hidden = true;
@@ -91,8 +95,9 @@ class Card {
   annotate(rows) {
     if (this.panel.kind === "backtest" && rows.length) {
       const last = rows.at(-1);
-      const p = (value) => (value === null ? "–" : value.toFixed(3));
-      this.note.textContent = `${last.exceptions} exceptions in ${last.observations} days at ${last.level}, zone ${last.zone}, Kupiec p ${p(last.kupiec_p)}, Christoffersen p ${p(last.christoffersen_p)}`;
+      const p = (value) => format(value, "probability");
+      const unit = this.currency ? `${this.currency}, ` : "";
+      this.note.textContent = `${unit}${last.exceptions} exceptions in ${last.observations} days at ${last.level}, zone ${last.zone}, Kupiec p ${p(last.kupiec_p)}, Christoffersen p ${p(last.christoffersen_p)}`;
     }
   }
 
@@ -117,9 +122,9 @@ class Card {
   }
 }
 
-function select(name, label, values, current) {
+function select(name, label, values, current, shown = String) {
   const box = element("select", { name, id: `filter-${name}` });
-  for (const value of values) box.append(element("option", { value }, value));
+  for (const value of values) box.append(element("option", { value }, shown(value)));
   box.value = current;
   box.addEventListener("change", () => {
     chosen.set(name, box.value);
@@ -145,7 +150,8 @@ async function filters(layout) {
     const kept = chosen.get(filter.name);
     const current = values.includes(kept) ? kept : values.includes(filter.default) ? filter.default : values[0] ?? "";
     if (current) chosen.set(filter.name, current);
-    host.append(select(filter.name, filter.label, values, current));
+    const shown = filter.shown === "duration" ? (value) => duration(Number(value)) : String;
+    host.append(select(filter.name, filter.label, values, current, shown));
   }
   if (!layout.windows.includes(chosen.get("window"))) chosen.set("window", "15m");
   host.append(select("window", "Last", layout.windows, chosen.get("window")));
@@ -165,7 +171,7 @@ async function start() {
   // What streams comes right after the figures at the top.
   const stats = layout.panels.filter((panel) => panel.kind === "stat");
   const others = layout.panels.filter((panel) => panel.kind !== "stat");
-  for (const panel of [...stats, ...layout.feeds, ...others]) grid.append(new Card(panel).node);
+  for (const panel of [...stats, ...layout.feeds, ...others]) grid.append(new Card(panel, layout.currency).node);
   setInterval(() => cards.forEach((card) => card.showFreshness()), 1000);
   await Promise.all(cards.map((card) => card.mount().catch((error) => card.setMark("failed", "failed", String(error)))));
   document.documentElement.dataset.ready = "yes";

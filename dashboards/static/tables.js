@@ -3,6 +3,7 @@ import { element, format } from "./format.js";
 
 const TONES = {
   block: "bad", breach: "bad", refused: "bad", review: "warn", near: "warn", within: "good", approve: "good",
+  red: "bad", yellow: "warn", green: "good",
 };
 
 export class Stats {
@@ -44,7 +45,7 @@ export class PlainTable {
     const cells = this.panel.columns.map((column) => {
       const value = row[column.name];
       const bad = (column.name === "breached" && value) || (column.name === "exception" && value);
-      const tone = bad ? "bad" : column.name === "decision" || column.name === "status" ? TONES[value] ?? "" : "";
+      const tone = bad ? "bad" : ["decision", "status", "zone"].includes(column.name) ? TONES[value] ?? "" : "";
       const cell = element("td", { class: `${column.unit} ${tone}` }, format(value, column.unit));
       cell.dataset.column = column.name;
       cell.dataset.exact = value ?? "";

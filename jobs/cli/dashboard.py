@@ -57,6 +57,7 @@ async def _serve(
         port=port,
         token=token,
         extras=kafka_panels(settings),
+        base_currency=settings.market_risk.base_currency,
         live=None if settings.kafka.bootstrap_servers is None else settings,
     )
     ended = asyncio.Event()

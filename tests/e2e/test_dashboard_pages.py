@@ -119,6 +119,26 @@ def test_operators_see_offsets_and_latency_as_clickhouse_counts_them(
         assert page.get_attribute("html", "data-theme") in ("dark", "light")
 
 
+@pytest.mark.parametrize("name", ["fraud", "operators", "traders"])
+def test_a_page_fits_a_narrow_window_and_a_dark_room(browser: Any, url: str, name: str) -> None:
+    with opened(browser, f"{url}{name}?window=1h") as page:
+        page.click("#theme")
+        for width in (420, 1000, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(500)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            cut = page.evaluate(
+                "[...document.querySelectorAll('.stats .value, .panel > h2 .fresh')]"
+                ".filter((one) => one.scrollWidth > one.clientWidth + 1)"
+                ".map((one) => one.innerText)"
+            )
+            assert not cut
+        for grid in page.query_selector_all("perspective-viewer-datagrid"):
+            card = page.query_selector(".panel")
+            background = "(one) => getComputedStyle(one).backgroundColor"
+            assert grid.evaluate(background) == card.evaluate(background)
+
+
 def test_traders_see_the_limits_and_candles_of_the_chosen_instrument(
     browser: Any, url: str, client: ClickHouseClient
 ) -> None:
@@ -128,6 +148,8 @@ def test_traders_see_the_limits_and_candles_of_the_chosen_instrument(
         assert float(pnl) == pytest.approx(firm["pnl"])
         assert shown(page, "trader_limits", "status")[0] == "breach"
         page.wait_for_selector("#panel-trader_candles[data-updates]", timeout=PATIENCE_MS)
+        assert page.inner_text("#panel-trader_totals .note") == "USD"
+        assert "1 min" in page.inner_text("#filter-interval")
         with page.expect_response(
             lambda answer: "trader_candles" in answer.url and "instrument=SPX" in answer.url,
             timeout=PATIENCE_MS,

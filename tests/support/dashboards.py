@@ -95,7 +95,7 @@ def fill_market_risk(client: ClickHouseClient) -> None:
         f"SELECT concat('f', toString(number)), {firm}, if(number % 2 = 0, 'rates', 'equity'), "
         "concat('a', toString(number % 5)), names[1 + number % 3], 1700000000000 + number * 7000, "
         "toInt64(cityHash64(number) % 2000) - 1000, 100 + number % 17, 0.5, 0, 'fills', 0, number, "
-        "0, 0 FROM numbers(1500)"
+        "toUnixTimestamp64Milli(now64(3)) - 40 - number % 60, 0 FROM numbers(1500)"
     )
     client.execute(
         "INSERT INTO risk_positions_raw (firm_id, desk_id, account_id, instrument_id, quantity, "
@@ -118,7 +118,8 @@ def fill_market_risk(client: ClickHouseClient) -> None:
             f"SELECT {firm}, '{scope}', ids[1 + number % length(ids)], 1700000000000 + i * 1000, "
             "9.5e6 + i * 1000, 2.1e6 - i * 500, 0.95, p * 0.4, p * 0.6, i * 1., p, "
             "180000 + 9000 * cos(i / 40), 240000 + 12000 * cos(i / 40), 700000, 30, "
-            f"if(i = 599 AND '{scope}' = 'firm', 1, 0), i, i, 2e6, 3e4, 900, -250, 120 "
+            f"if(i = 599 AND '{scope}' = 'firm', 1, 0), i, "
+            "toUnixTimestamp64Milli(now64(3)) - 640 + i, 2e6, 3e4, 900, -250, 120 "
             f"FROM numbers(600 * {len(names.split(','))})"
         )
     client.execute(
