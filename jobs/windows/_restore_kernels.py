@@ -44,7 +44,6 @@ from jobs.windows._log_kernels import find_id, fits, make_room, region_words, ti
 __all__ = [
     "RECORD_WIDTH",
     "add_keys",
-    "count_recent",
     "count_rows",
     "find_known",
     "place_records",
@@ -140,26 +139,19 @@ def add_keys(
     return len(found)
 
 
-@compiled(types.void(read_only(int32), LONGS_IN, int64, TABLE))
-def count_recent(found: Ints, times: Longs, since: int, rooms: Longs) -> None:
-    """Add the rows of each slot to those after a moment or to those before."""
-    for i in range(len(found)):
-        rooms[found[i], 0 if times[i] > since else 1] += 1
-
-
 @kernel
 def _room(slots: Longs, rooms: Longs, s: int) -> int:
     # Rows that a key will hold: what is a horizon older than the newest event goes as more come.
     if slots[s, CAPACITY] > 0:
         return 0
-    return int(rooms[s, 0] if rooms[s, 0] > 0 else rooms[s, 1])
+    return int(rooms[0, s] if rooms[0, s] > 0 else rooms[1, s])
 
 
 @compiled(int64(TABLE, TABLE, LONGS_IN))
 def words_needed(slots: Longs, rooms: Longs, plan: Longs) -> int:
     """Return about how many words of the arena the keys in `rooms` will take."""
     words = 0
-    for s in range(1, len(rooms)):
+    for s in range(1, rooms.shape[1]):
         wanted = _room(slots, rooms, s)
         if wanted > 0:
             size = FIRST_CAPACITY

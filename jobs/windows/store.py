@@ -34,7 +34,6 @@ from jobs.windows._restore import ahead, touched_ahead
 from jobs.windows._restore_kernels import (
     RECORD_WIDTH,
     add_keys,
-    count_recent,
     count_rows,
     find_known,
     place_records,
@@ -42,7 +41,7 @@ from jobs.windows._restore_kernels import (
     words_needed,
 )
 from jobs.windows.batch import EventBatch, Kind, Processed
-from jobs.windows.delta import Chunk, chunk_header, decode_chunk, field_table, seal
+from jobs.windows.delta import Chunk, chunk_header, decode_keys, decode_rows, field_table, seal
 from jobs.windows.plan import EntityPlan, compile_entity
 from jobs.windows.raw import RawField, hash_strings, label_codes, raw_matrix
 from jobs.windows.spec import FeatureSet
@@ -53,7 +52,7 @@ __all__ = ["ShardStore", "StoreStats", "warm"]
 _Number = TypeVar("_Number", bound=np.generic)
 """What a growing array holds."""
 # Rows of a chunk restored in one call: bounds the scratch memory, amortises the call.
-RESTORE_ROWS: Final = 1 << 20
+RESTORE_ROWS: Final = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,22 +154,26 @@ class ShardStore:
             StateFormatError: when a chunk is damaged or newer than this code.
         """
         stored = list(chunks)
-        since = max((chunk_header(c).clock_ms for c in stored), default=0) - self.horizon_ms
-        # Twice through the log: a key's room is made once when it is known how many rows come.
+        clocks = [chunk_header(data).clock_ms for data in stored]
+        since = max(clocks, default=0) - self.horizon_ms
+        # Twice through the log, keys first: a key's room is made once when it is known how many
+        # rows come. They are counted apart by whether their chunk has any of the last horizon.
         found: list[NDArray[np.int32]] = []
-        rooms = np.zeros((0, 2), np.int64)
-        for seen in ahead(self._look_up, stored):
+        rooms = np.zeros((2, 0), np.int64)
+        for clock, seen in zip(clocks, ahead(self._look_up, stored), strict=True):
             self._add_keys(seen)
             found.append(seen.found)
-            if len(rooms) < len(self._slots):
-                rooms = np.vstack([rooms, np.zeros((len(self._slots) - len(rooms), 2), np.int64)])
-            count_recent(seen.found, seen.chunk.time_ms, since, rooms)
-        rooms = rooms[: int(self._meta[layout.SLOTS])]
+            if rooms.shape[1] < len(self._slots):
+                grown = np.zeros((2, len(self._slots)), np.int64)
+                grown[:, : rooms.shape[1]] = rooms
+                rooms = grown
+            count_rows(seen.found, rooms[0 if clock > since else 1])
+        rooms = np.ascontiguousarray(rooms[:, : int(self._meta[layout.SLOTS])])
         words = words_needed(self._slots, rooms, self.plan.header)
         # A group costs a pass over all keys.
-        least, records = max(RESTORE_ROWS, len(rooms)), np.empty(0, np.int64)
+        least, records = max(RESTORE_ROWS, rooms.shape[1]), np.empty(0, np.int64)
         with touched_ahead(self._arena, int(self._meta[layout.ARENA_TOP]), words):
-            again = ahead(decode_chunk, stored)
+            again = ahead(decode_rows, stored)
             first = 0
             while first < len(found):
                 end, rows = first, 0
@@ -330,8 +333,9 @@ class ShardStore:
         )
         clock = max(int(meta[layout.CLOCK]), int(meta[layout.LABEL_CLOCK]))
         # Arrays are buffers, which their types do not say before Python 3.12.
-        body = b"".join((kinds, valid_out, lengths, longs, keys))  # type: ignore[arg-type]
-        return seal(self._table_bytes, rows, clock, 0, body)
+        texts = b"".join((lengths, keys))  # type: ignore[arg-type]
+        body = b"".join((kinds, valid_out, longs))  # type: ignore[arg-type]
+        return seal(self._table_bytes, rows, clock, 0, texts, body)
 
     def _replay(
         self,
@@ -346,7 +350,7 @@ class ShardStore:
         return this group's.
         """
         plan, meta = self.plan, self._meta
-        counts = np.zeros(len(rooms), np.int64)
+        counts = np.zeros(rooms.shape[1], np.int64)
         for slots in found:
             count_rows(slots, counts)
         places = np.cumsum(counts) - counts
@@ -396,15 +400,15 @@ class ShardStore:
         return spare
 
     def _look_up(self, data: bytes) -> _Seen:
-        """Decode a chunk and find the keys that are known; other threads may add some meanwhile."""
-        chunk = decode_chunk(data)
-        lengths = chunk.key_length.astype(np.int32)
-        key = StringColumn(chunk.keys, np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
+        """Find the keys of a chunk that are known; other threads may add some meanwhile."""
+        keys = decode_keys(data)
+        lengths = keys.lengths.astype(np.int32)
+        key = StringColumn(keys.data, np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
         hashes = hash_strings(key)
-        found = np.empty(len(chunk), np.int32)
+        found = np.empty(len(keys), np.int32)
         tables = (self._table, self._slots, self._key_bytes)
         find_known(key.data, key.starts, lengths, hashes, found, *tables)
-        return _Seen(chunk, key, hashes, found)
+        return _Seen(key, hashes, found)
 
     def _add_keys(self, seen: _Seen) -> None:
         key, reached = seen.key, 0
@@ -427,9 +431,8 @@ class ShardStore:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A chunk whose rows were looked up: `found` is the slot of each row's key, 0 for a new one."""
+    """The keys of a chunk's rows: `found` is the slot of each, 0 for a new one."""
 
-    chunk: Chunk
     key: StringColumn
     hashes: NDArray[np.int64]
     found: NDArray[np.int32]

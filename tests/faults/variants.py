@@ -161,10 +161,11 @@ def adopt_next_format() -> None:
         rows: int,
         clock_ms: int,
         first_sequence: int,
+        keys: bytes,
         body: bytes,
         compress: bool = False,
     ) -> bytes:
-        return seal(table, rows, clock_ms, first_sequence, SPARE + body, compress)
+        return seal(table, rows, clock_ms, first_sequence, keys, SPARE + body, compress)
 
     def sections_next(rows: int, fields: int, body: bytes) -> list[memoryview]:
         if body[: len(SPARE)] != SPARE:
@@ -172,7 +173,7 @@ def adopt_next_format() -> None:
             raise ValueError(msg)
         return sections(rows, fields, body[len(SPARE) :])
 
-    delta.UPGRADES[delta.CHUNK_VERSION] = lambda body: SPARE + body
+    delta.UPGRADES[delta.CHUNK_VERSION] = lambda rows, fields, keys, body: (keys, SPARE + body)
     delta.CHUNK_VERSION = NEXT_VERSION  # type: ignore[misc]
     delta._sections = sections_next
     for module in (delta, store):

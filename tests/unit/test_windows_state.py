@@ -13,7 +13,7 @@ import pytest
 from jobs.windows import delta, state_log
 from jobs.windows import store as store_module
 from jobs.windows.batch import EventBatch, Kind, RowFlag
-from jobs.windows.delta import CHUNK_VERSION, chunk_header, decode_chunk, join_encoded
+from jobs.windows.delta import CHUNK_VERSION, chunk_header, decode_keys, decode_rows, join_encoded
 from jobs.windows.errors import StateFormatError
 from jobs.windows.spec import Entity, FeatureSet, count, labelled, maximum, mean, ratio
 from jobs.windows.state_log import MemoryLog, StateLog
@@ -51,10 +51,13 @@ def chunk_of_rows() -> bytes:
     return ShardStore(EVERYTHING, "customer").process(batch_of(ROWS)).delta
 
 
-@pytest.mark.parametrize("name", ["window_chunk_v1.bin", "window_chunk_v1_zstd.bin"])
-def test_state_written_by_every_earlier_version_still_reads(name: str) -> None:
+@pytest.mark.parametrize("packed", ["", "_zstd"])
+@pytest.mark.parametrize("version", range(1, CHUNK_VERSION + 1))
+def test_state_written_by_every_earlier_version_still_reads(version: int, packed: str) -> None:
     store = ShardStore(EVERYTHING, "customer")
-    assert store.restore([(GOLDEN / name).read_bytes()]) == len(ROWS)
+    assert store.restore([(GOLDEN / f"window_chunk_v{version}{packed}.bin").read_bytes()]) == len(
+        ROWS
+    )
     undisturbed = ShardStore(EVERYTHING, "customer")
     undisturbed.process(batch_of(ROWS))
     ours = store.process(batch_of(PROBES))
@@ -63,23 +66,33 @@ def test_state_written_by_every_earlier_version_still_reads(name: str) -> None:
 
 
 def test_what_is_written_today_is_the_golden_file() -> None:
-    assert chunk_of_rows() == (GOLDEN / "window_chunk_v1.bin").read_bytes()
+    assert chunk_of_rows() == (GOLDEN / f"window_chunk_v{CHUNK_VERSION}.bin").read_bytes()
 
 
 def test_state_of_an_older_version_is_upgraded_even_if_its_rows_took_more_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spare = bytes(16)
-    today = decode_chunk(chunk_of_rows())
+    rows, keys = decode_rows(chunk_of_rows()), decode_keys(chunk_of_rows())
     old = bytearray(chunk_of_rows())
     (body_bytes,) = struct.unpack_from("<I", old, 12)
     old[12:16] = struct.pack("<I", body_bytes + len(spare))
     old += spare
     monkeypatch.setattr(delta, "CHUNK_VERSION", CHUNK_VERSION + 1)
-    monkeypatch.setitem(delta.UPGRADES, CHUNK_VERSION, lambda body: body[: -len(spare)])
-    upgraded = decode_chunk(bytes(old))
-    assert upgraded.raw.tobytes() == today.raw.tobytes()
-    assert upgraded.keys.tobytes() == today.keys.tobytes()
+    monkeypatch.setitem(
+        delta.UPGRADES, CHUNK_VERSION, lambda _, __, keys, body: (keys, body[: -len(spare)])
+    )
+    assert decode_rows(bytes(old)).raw.tobytes() == rows.raw.tobytes()
+    assert decode_keys(bytes(old)).data.tobytes() == keys.data.tobytes()
+
+
+@pytest.mark.parametrize("packed", ["", "_zstd"])
+def test_a_fold_joins_state_of_an_older_version_with_that_of_today(packed: str) -> None:
+    old = (GOLDEN / f"window_chunk_v1{packed}.bin").read_bytes()
+    joined, today = join_encoded([old, chunk_of_rows()]), join_encoded([chunk_of_rows()] * 2)
+    assert joined is not None
+    assert joined == today
+    assert chunk_header(joined).version == CHUNK_VERSION
 
 
 def test_state_of_a_newer_version_is_refused_with_what_to_do() -> None:
@@ -89,7 +102,7 @@ def test_state_of_a_newer_version_is_refused_with_what_to_do() -> None:
         ShardStore(EVERYTHING, "customer").restore([bytes(data)])
 
 
-@pytest.mark.parametrize("cut", [0, 3, 20, 60, -1])
+@pytest.mark.parametrize("cut", [0, 3, 20, 33, 60, 300, -1])
 def test_damaged_state_is_refused(cut: int) -> None:
     with pytest.raises(StateFormatError):
         ShardStore(EVERYTHING, "customer").restore([chunk_of_rows()[:cut]])
@@ -160,7 +173,7 @@ def test_folding_bounds_entries_and_expiry_removes_what_no_window_reaches() -> N
         for number in range(400):
             row = Row(Kind.EVENT, "k", 1_000 * number, str(number), {"amount_minor": number})
             log.append(store.process(batch_of([row])).delta, store.clock_ms)
-        oldest = min(chunk.time_ms.min() for chunk in map(decode_chunk, kept.entries.values()))
+        oldest = min(chunk.time_ms.min() for chunk in map(decode_rows, kept.entries.values()))
         assert oldest > 399_000 - 3 * store.horizon_ms
         assert len(log) == len(kept.entries) < 40
         assert max(map(len, kept.entries.values())) < 4_000
@@ -190,9 +203,12 @@ def test_folded_chunks_give_back_the_same_rows() -> None:
     deltas = [store.process(batch_of(ROWS[:2])).delta, store.process(batch_of(ROWS[2:])).delta]
     folded = join_encoded(deltas)
     assert folded is not None
-    again, whole = decode_chunk(folded), decode_chunk(chunk_of_rows())
+    again, whole = decode_rows(folded), decode_rows(chunk_of_rows())
+    keys, all_keys = decode_keys(folded), decode_keys(chunk_of_rows())
     assert chunk_header(folded).compressed
-    for name in ("kind", "valid", "key_length", "time_ms", "id_hash", "label", "raw", "keys"):
+    assert keys.lengths.tobytes() == all_keys.lengths.tobytes()
+    assert keys.data.tobytes() == all_keys.data.tobytes()
+    for name in ("kind", "valid", "time_ms", "id_hash", "label", "raw"):
         assert np.array_equal(getattr(again, name), getattr(whole, name)), name
     assert (again.fields, again.clock_ms) == (whole.fields, whole.clock_ms)
 
