@@ -15,6 +15,7 @@ LIMIT_SET_VERSION: Final = "limits-1"
 """Version of the rules by which limits warn, breach and clear."""
 
 _DECISIONS: Final = {Status.WITHIN: "within", Status.NEAR: "near", Status.BREACH: "breach"}
+_PLACES: Final = {Status.WITHIN: "within", Status.NEAR: "near", Status.BREACH: "over"}
 _SEVERITIES: Final = {
     Status.WITHIN: "info",
     Status.NEAR: "warning",
@@ -50,7 +51,7 @@ def limit_alert(firm: str, transition: Transition, currency: str, origin: Origin
     amount = limit.measure not in ("leverage", "quantity")
     text = (
         f"{limit.measure} of {limit.scope} {limit.scope_id} is {transition.value:,.2f}, "
-        f"{_DECISIONS[after]} its limit (warning {limit.warning:,.2f}, breach {limit.breach:,.2f})."
+        f"{_PLACES[after]} its limit (warning {limit.warning:,.2f}, breach {limit.breach:,.2f})."
     )
     reason = f"limit_{limit.measure}"
     return {

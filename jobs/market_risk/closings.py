@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.market_risk.daily import DAY_MS, OPEN_DAYS, DayEnd
-from jobs.market_risk.engine import FillColumns, FillOutcome, RiskEngine
+from jobs.market_risk.engine import FillOutcome, RiskEngine
 from jobs.market_risk.exposure import BASE_SCALE, to_base, values_in_base
 from jobs.market_risk.measures import PositionMoney, measure_groups
 from jobs.market_risk.prices import BLANK_MARK, MarkColumns, mark_prices, put_newest, twice_price
@@ -75,14 +75,14 @@ class Closings:
                 before = max((one for one in self._open if one < day), default=None)
                 self._close(day, _nothing() if before is None else _copy(self._open[before]))
 
-    def add_fills(self, fills: FillColumns, outcome: FillOutcome, positions: int) -> None:
+    def add_fills(self, outcome: FillOutcome, positions: int) -> None:
         """Count fills of days that are over, after the engine took them.
 
         Args:
-            fills: the fills.
             outcome: what the engine made of each.
             positions: how many positions it has now.
         """
+        fills = outcome.fills
         late = np.flatnonzero(outcome.counted & (fills.event_time_ms < self._day * DAY_MS))
         if not len(late):
             return

@@ -12,7 +12,7 @@ shortfall, stress and margin are float64 in base units.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -39,6 +39,7 @@ from jobs.market_risk.positions import PositionBook
 from jobs.market_risk.prices import BLANK_MARK, MarkColumns, mark_prices, put_newest, twice_price
 from jobs.market_risk.reference import FxTable, Instrument
 from jobs.market_risk.revaluation import GREEKS, OptionIndex, UnitGreeks, option_pnl, unit_greeks
+from jobs.market_risk.scaling import rescaled
 from jobs.market_risk.stress import Scenario, ScenarioSet
 from schemas.columns import StringColumn
 
@@ -92,9 +93,10 @@ class FillColumns:
 class FillOutcome:
     """What became of each fill of a batch.
 
-    A `repeated`, `rejected` (its value does not fit 64 bits) or `foreign` one (its scales are not
-    its instrument's) changed nothing; the last two are dead letters. `position` is where it went
-    (-1 for a foreign one), `multiplier` that of its instrument.
+    A `repeated`, `rejected` (its value does not fit 64 bits) or `foreign` one (its numbers do not
+    fit its instrument's scales) changed nothing; the last two are dead letters. `position` is where
+    it went (-1 for a foreign one), `multiplier` that of its instrument. `fills` are the fills at
+    the scales of their instruments.
     """
 
     repeated: NDArray[np.bool_]
@@ -102,6 +104,7 @@ class FillOutcome:
     foreign: NDArray[np.bool_]
     position: NDArray[np.int32]
     multiplier: NDArray[np.int64]
+    fills: FillColumns
 
     @property
     def counted(self) -> NDArray[np.bool_]:
@@ -217,13 +220,14 @@ class RiskEngine:
     def add_fills(self, fills: FillColumns) -> FillOutcome:
         """Add fills in order and return what became of them.
 
-        A fill whose price or quantity scale differs from the first one seen for its instrument is
-        not applied: its integers mean something else.
+        The first scales seen for an instrument are its own. A fill at others is read at its own; if
+        it has more decimal places than that, it is not applied.
         """
         instrument = self.instruments.codes(fills.instrument_id)
         self._grow()
-        scales = np.stack([fills.price_scale, fills.quantity_scale], axis=1)
-        foreign = self._foreign(instrument, scales)
+        self._learn_scales(instrument, fills.price_scale, fills.quantity_scale)
+        fills, fits = _at_scales(fills, self.scales[instrument])
+        foreign = ~fits
         keys = np.stack(
             [
                 self.firms.codes(fills.firm_id),
@@ -254,21 +258,20 @@ class RiskEngine:
         self._advance(fills.event_time_ms[~foreign])
         repeated, rejected = np.zeros(len(fills), np.bool_), np.zeros(len(fills), np.bool_)
         repeated[~foreign], rejected[~foreign] = ~applied.fresh, applied.rejected
-        return FillOutcome(repeated, rejected, foreign, position, multiplier)
+        return FillOutcome(repeated, rejected, foreign, position, multiplier, fills)
 
     def put_marks(self, marks: MarkColumns) -> tuple[NDArray[np.int32], MarkColumns]:
         """Take prices of instruments, the newest by event time.
 
         Returns:
-            the rows that could be read, those of a foreign scale left out, and their instruments.
+            the rows whose prices fit the scale of their instrument, at that scale, and their
+            instruments.
         """
         instrument = self.instruments.codes(marks.instrument_id)
         self._grow()
-        known = ~self._foreign(
-            instrument,
-            np.stack([marks.price_scale, np.full(len(instrument), _UNKNOWN_SCALE)], axis=1),
-        )
-        instrument, marks = instrument[known], marks.take(known)
+        self._learn_scales(instrument, marks.price_scale)
+        marks, fits = marks.at_scale(self.scales[instrument, 0])
+        instrument, marks = instrument[fits], marks.take(fits)
         put_newest(self.marks, instrument, marks)
         self._advance(marks.last_ms)
         self._advance(marks.quote_ms)
@@ -492,17 +495,39 @@ class RiskEngine:
             blank = np.tile(np.array(BLANK_MARK), (added, 1))
             self.marks = np.concatenate([self.marks, blank])
 
-    def _foreign(
-        self, instrument: NDArray[np.int32], scales: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
+    def _learn_scales(
+        self,
+        instrument: NDArray[np.int32],
+        price: NDArray[np.int64],
+        quantity: NDArray[np.int64] | None = None,
+    ) -> None:
         # The first record of an instrument that names a scale sets it for good.
         known, first = np.unique(instrument, return_index=True)
-        for column in range(2):
-            held = self.scales[known, column]
-            given = scales[first, column]
-            self.scales[known, column] = np.where(held == _UNKNOWN_SCALE, given, held)
-        expected = self.scales[instrument]
-        foreign: NDArray[np.bool_] = np.any(
-            (scales != expected) & (scales != _UNKNOWN_SCALE), axis=1
-        )
-        return foreign
+        for column, scales in ((0, price), (1, quantity)):
+            if scales is not None:
+                held = self.scales[known, column]
+                given = np.where(held == _UNKNOWN_SCALE, scales[first], held)
+                self.scales[known, column] = given
+
+
+def _at_scales(fills: FillColumns, own: NDArray[np.int64]) -> tuple[FillColumns, NDArray[np.bool_]]:
+    # Fills at the scales of their instruments (price, quantity), and which lose nothing by that.
+    price_scale, quantity_scale = own[:, 0], own[:, 1]
+    if np.array_equal(fills.price_scale, price_scale) and np.array_equal(
+        fills.quantity_scale, quantity_scale
+    ):
+        return fills, np.ones(len(fills), np.bool_)
+    price, whole = rescaled(fills.price, fills.price_scale, price_scale)
+    quantity, fits = rescaled(fills.quantity, fills.quantity_scale, quantity_scale)
+    fee, paid = rescaled(
+        fills.fee, fills.price_scale + fills.quantity_scale, price_scale + quantity_scale
+    )
+    changed = replace(
+        fills,
+        price=price,
+        price_scale=price_scale,
+        quantity=quantity,
+        quantity_scale=quantity_scale,
+        fee=fee,
+    )
+    return changed, whole & fits & paid

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +28,6 @@ __all__ = [
     "KEYS",
     "MarketFeed",
     "recorded_market",
-    "reference_records",
 ]
 
 CONTRACTS: Final = {
@@ -187,11 +185,3 @@ def recorded_market(
             scaled = to_scaled(np.where(valid, values[rows], 0.0), scale)
             columns[side] = NumberColumn(scaled, valid if topic == "quotes" else whole)
         yield topic, columns
-
-
-def reference_records(path: Path) -> list[dict[str, Any]]:
-    """Read reference records from a JSON file: a list of objects, or one a line."""
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        return list(json.loads(text))
-    return [json.loads(line) for line in text.splitlines() if line.strip()]

@@ -16,6 +16,7 @@ from jobs.market_risk.intake import Part
 from jobs.market_risk.market import NO_PRICE, MarketEvents, MarketState
 from jobs.market_risk.names import Names
 from jobs.market_risk.prices import MarkColumns
+from jobs.market_risk.scaling import rescaled
 from schemas.columns import StringColumn
 from schemas.errors import ConfigurationError
 
@@ -41,7 +42,7 @@ class ShardUpdate:
     """What a batch changed.
 
     `rows` are the batch rows of trades and quotes, merged in order of arrival; `events` and
-    `instrument` belong to them. `foreign` are rows whose scale is not their instrument's: they
+    `instrument` belong to them. `foreign` are rows that do not fit their instrument's scale: they
     changed nothing. `changed` are the instruments whose market moved, ascending.
     """
 
@@ -78,13 +79,14 @@ class InstrumentShard:
             ],
             axis=1,
         )
-        sound = self._keep(instrument, scales)
+        self._learn(instrument, scales)
         is_quote = np.repeat([False, True], [len(ticks), len(quotes)])[order]
         first = np.concatenate([ticks.integers("price"), quotes.optional("bid", NO_PRICE)])[order]
         second = np.concatenate([ticks.integers("size"), quotes.optional("ask", NO_PRICE)])[order]
         time_ms = np.concatenate(
             [ticks.integers("event_time_ms"), quotes.integers("event_time_ms")]
         )[order]
+        first, second, sound = self._at_own_scale(instrument, scales, is_quote, first, second)
         rows = rows[order]
         foreign = rows[~sound]
         rows, instrument, is_quote = rows[sound], instrument[sound], is_quote[sound]
@@ -149,15 +151,36 @@ class InstrumentShard:
         shard.market = MarketState.restore(market)
         return shard
 
-    def _keep(self, instrument: NDArray[np.int32], scales: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _learn(self, instrument: NDArray[np.int32], scales: NDArray[np.int64]) -> None:
         added = len(self.names) - len(self.scales)
         if added > 0:
             self.scales = np.concatenate([self.scales, np.full((added, 2), -1)])
             known, first = np.unique(instrument, return_index=True)
             blank = self.scales[known, 0] < 0
             self.scales[known[blank]] = scales[first[blank]]
-        same: NDArray[np.bool_] = np.all(scales == self.scales[instrument], axis=1)
-        return same
+
+    def _at_own_scale(
+        self,
+        instrument: NDArray[np.int32],
+        scales: NDArray[np.int64],
+        is_quote: NDArray[np.bool_],
+        first: NDArray[np.int64],
+        second: NDArray[np.int64],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        # Both numbers at the scales of their instruments, and which rows lost nothing by that.
+        own = self.scales[instrument]
+        # The second number is the ask of a quote and the size of a trade.
+        column = np.where(is_quote, 0, 1)
+        row = np.arange(len(own))
+        if np.array_equal(scales[:, 0], own[:, 0]) and np.array_equal(
+            scales[row, column], own[row, column]
+        ):
+            return first, second, np.ones(len(own), np.bool_)
+        price, whole = rescaled(first, scales[:, 0], own[:, 0])
+        other, fits = rescaled(second, scales[row, column], own[row, column])
+        empty, blank = first == NO_PRICE, second == NO_PRICE
+        sound: NDArray[np.bool_] = (whole | empty) & (fits | blank)
+        return np.where(empty, NO_PRICE, price), np.where(blank, NO_PRICE, other), sound
 
 
 def _merged(first: StringColumn, second: StringColumn, order: NDArray[np.intp]) -> StringColumn:

@@ -78,7 +78,7 @@ _TEXTS: Final[Mapping[Refusal, str]] = {
     Refusal.KEY_MISMATCH: "The key differs from the id it must equal, so it is in the wrong shard.",
     Refusal.EMPTY_ID: "An id is empty.",
     Refusal.NEGATIVE_SIZE: "A size is negative.",
-    Refusal.BAD_SCALE: "A scale is outside 0 to 12, or not the one its instrument began with.",
+    Refusal.BAD_SCALE: "A scale is outside 0 to 12, or finer than its instrument began with.",
     Refusal.EVENT_TIME_OUT_OF_RANGE: "The event time lies before 1980; is it in milliseconds?",
     Refusal.EVENT_TIME_IN_FUTURE: "The event time lies too far after its publication.",
     Refusal.AMOUNT_OVERFLOW: "Quantity times price does not fit 64 bits at these scales.",

@@ -54,7 +54,7 @@ class PortfolioShard:
         )
         self.closings.reach(columns.event_time_ms, self.engine)
         outcome = self.engine.add_fills(columns)
-        self.closings.add_fills(columns, outcome, len(self.engine.keys))
+        self.closings.add_fills(outcome, len(self.engine.keys))
         return outcome
 
     def put_marks(self, marks: MarkColumns) -> None:

@@ -6,7 +6,7 @@ where nothing is known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jobs.market_risk.market import NO_PRICE
 from jobs.market_risk.names import text_rows
+from jobs.market_risk.scaling import rescaled
 from schemas.columns import StringColumn
 
 __all__ = ["BLANK_MARK", "MarkColumns", "mark_prices", "put_newest", "twice_price", "uses_mid"]
@@ -32,6 +33,21 @@ class MarkColumns:
     last_ms: NDArray[np.int64]
     twice_mid: NDArray[np.int64]
     quote_ms: NDArray[np.int64]
+
+    def at_scale(self, own: NDArray[np.int64]) -> tuple[MarkColumns, NDArray[np.bool_]]:
+        """Return the prices at other scales, and which rows lose nothing by that."""
+        if np.array_equal(self.price_scale, own):
+            return self, np.ones(len(own), np.bool_)
+        last, whole = rescaled(self.last, self.price_scale, own)
+        twice, fits = rescaled(self.twice_mid, self.price_scale, own)
+        no_last, no_mid = self.last == NO_PRICE, self.twice_mid == NO_PRICE
+        changed = replace(
+            self,
+            price_scale=own,
+            last=np.where(no_last, NO_PRICE, last),
+            twice_mid=np.where(no_mid, NO_PRICE, twice),
+        )
+        return changed, (whole | no_last) & (fits | no_mid)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> MarkColumns:
         """Return some of the rows."""

@@ -17,6 +17,7 @@ __all__ = [
     "muldiv",
     "mulshift",
     "product_fits",
+    "rescaled",
     "to_scaled",
     "unscale",
     "warm",
@@ -78,6 +79,24 @@ def unscale(values: NDArray[np.int64], scale: int) -> NDArray[np.float64]:
     """Return `value / 10**scale`, the float64 nearest to the decimal (exact below 2**53)."""
     result: NDArray[np.float64] = values / 10.0**scale
     return result
+
+
+def rescaled(
+    values: NDArray[np.int64], scale: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return integers at other scales, and where they are the same numbers; elsewhere 0.
+
+    A number that has more decimal places than wanted, or does not fit 64 bits there, is not.
+
+    Args:
+        values: integers, each at its own scale.
+        scale: decimal places of each, within `_WORD_PLACES` of what is wanted.
+        wanted: decimal places to return each at.
+    """
+    more = np.power(10, np.clip(wanted - scale, 0, _WORD_PLACES), dtype=np.int64)
+    fewer = np.power(10, np.clip(scale - wanted, 0, _WORD_PLACES), dtype=np.int64)
+    exact = (values % fewer == 0) & (np.abs(values) <= np.iinfo(np.int64).max // more)
+    return np.where(exact, values // fewer * np.where(exact, more, 0), 0), exact
 
 
 @nb.njit("b1(i8, i8)", cache=True, nogil=True, inline="never")

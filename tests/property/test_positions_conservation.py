@@ -13,7 +13,7 @@ from jobs.market_risk.engine import EngineConfig, FillColumns, RiskEngine
 from jobs.market_risk.exposure import BASE_SCALE, RATE_SCALE, values_in_base
 from jobs.market_risk.positions import PositionBook
 from jobs.market_risk.prices import MarkColumns
-from jobs.market_risk.scaling import infer_scale, muldiv, mulshift, to_scaled, unscale
+from jobs.market_risk.scaling import infer_scale, muldiv, mulshift, rescaled, to_scaled, unscale
 from schemas.columns import StringColumn
 
 fills = st.lists(
@@ -227,3 +227,17 @@ def test_every_scale_that_is_accepted_can_be_measured():
             assert outcome.rejected[0] == (price_scale + size_scale > 18)
             if not outcome.rejected[0]:
                 assert found.positions.value.tolist() == [3 * 10**BASE_SCALE]
+
+
+@given(
+    st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=20),
+    st.integers(0, 12),
+    st.integers(0, 12),
+)
+def test_a_number_at_another_scale_is_the_same_number_or_refused(values, scale, wanted):
+    numbers = np.array(values, np.int64)
+    found, exact = rescaled(numbers, np.full(len(values), scale), np.full(len(values), wanted))
+    for value, result, kept in zip(values, found.tolist(), exact.tolist(), strict=True):
+        same = Fraction(value, 10**scale) * 10**wanted
+        assert kept == (same.denominator == 1 and abs(same) < 2**63)
+        assert result == (same if kept else 0)

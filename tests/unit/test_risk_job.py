@@ -165,6 +165,53 @@ def test_a_market_that_jumps_spikes_or_crosses_raises_alerts_of_the_market(setti
     assert {one["reasons"][0]["code"] for one in alerts} == found
 
 
+def test_numbers_at_another_scale_are_read_at_their_instruments_own(settings):
+    log = RecordLog()
+    feed = MarketFeed(settings, log)
+    one = np.ones(1, np.bool_)
+
+    def event(time_ms, price_scale, quantity_scale, **values):
+        columns = {"instrument_id": StringColumn.from_texts(["BTC"])}
+        kinds = {"price_scale": np.int32, "quantity_scale": np.int32, "aggressor": np.int32}
+        values |= {"price_scale": price_scale, "quantity_scale": quantity_scale}
+        values["event_time_ms"] = 1_577_836_800_000 + time_ms
+        for name, value in values.items():
+            text = isinstance(value, str)
+            kind = kinds.get(name, np.int64)
+            columns[name] = (
+                StringColumn.from_texts([value])
+                if text
+                else NumberColumn(np.array([value], kind), one)
+            )
+        return columns
+
+    trade = {"trade_id": "t", "aggressor": 1}
+    sizes = {"bid_size": 1, "ask_size": 1}
+    names = {"firm_id": "firm", "desk_id": "desk", "account_id": "account"}
+    feed.publish("ticks", event(1_000, 2, 3, price=10_050, size=1_500, **trade))
+    feed.publish("ticks", event(2_000, 1, 0, price=1_010, size=2, **trade))
+    feed.publish("quotes", event(3_000, 3, 8, bid=100_900, ask=101_100, **sizes))
+    feed.publish("quotes", event(4_000, 3, 8, bid=100_901, ask=101_100, **sizes))  # too fine
+    feed.publish(
+        "fills", event(5_000, 2, 1, fill_id="f1", quantity=20, price=10_000, fee=5, **names)
+    )
+    feed.publish("fills", event(6_000, 0, 0, fill_id="f2", quantity=1, price=100, fee=1, **names))
+    feed.publish("fills", event(7_000, 2, 2, fill_id="f3", quantity=1, price=100, fee=1, **names))
+    job = MarketJob(settings)
+    for row, (topic, key, value, time_ms) in enumerate(log.records):
+        job.feed([(0, write_frame(topic, key, value, offset=row, timestamp_ms=time_ms))])
+    bar = [row for row in job.rows(Table.BARS) if row["interval_ms"] == 60_000][-1]
+    assert (bar["open"], bar["close"], bar["volume"]) == (100.5, 101.0, 3.5)
+    assert job.rows(Table.MARKS)[-1]["mid"] == 101.0
+    position = job.rows(Table.POSITIONS)[-1]
+    assert (position["quantity"], position["mark"]) == (3.0, 101.0)
+    assert position["average_price"] == pytest.approx(100.0)
+    assert position["fees"] == pytest.approx(0.005 + 1)
+    assert [one["reason"] for one in job.records("market_dead_letters", "dead_letter")] == [
+        "bad_scale", "bad_scale",
+    ]  # fmt: skip
+
+
 def test_a_position_says_when_its_price_is_old_and_when_it_is_fresh_again(settings):
     market = settings.market_risk.model_copy(update={"stale_ms": 50})
     job = MarketJob(settings.model_copy(update={"market_risk": market}))
