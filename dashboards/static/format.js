@@ -18,7 +18,7 @@ export function format(value, unit) {
     case "share": return `${Math.abs(value) < 10 ? (value * 100).toFixed(2) : plain.format(value * 100)} %`;
     case "ratio": return `${money.format(value)} ×`;
     case "probability": return value < 0.001 ? "< 0.001" : value.toFixed(3);
-    case "money": return Math.abs(value) >= 1e7 ? short.format(value) : Math.abs(value) >= 1e5 ? plain.format(value) : money.format(value);
+    case "money": return Math.abs(value) >= 1e9 ? short.format(value) : Math.abs(value) >= 1e5 ? plain.format(value) : money.format(value);
     case "number": return fine.format(value);
     case "time": {
       const at = timeOf(value);

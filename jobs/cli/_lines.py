@@ -8,7 +8,12 @@ from typing import Any, Final
 
 __all__ = ["DECISION_COLOURS", "alert_line", "amount_text", "time_text"]
 
-DECISION_COLOURS: Final[dict[str, str]] = {"block": "red", "review": "yellow"}
+DECISION_COLOURS: Final[dict[str, str]] = {
+    "block": "red",
+    "breach": "red",
+    "near": "yellow",
+    "review": "yellow",
+}
 """Colour of a decision on a terminal; others have none."""
 
 

@@ -1,4 +1,4 @@
-"""`riskstream risk simulate|replay|reference`: feed the market risk job."""
+"""`riskstream risk simulate|replay|reference|acknowledge`: feed the market risk job."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from pathlib import Path
 import click
 import numpy as np
 
+from connectors.evidence import ranges_of, read_range
 from connectors.kafka import ensure_topics, librdkafka_config
 from connectors.local.stack import resolved_settings
 from connectors.producers.publisher import KafkaPublisher
 from connectors.settings import Settings
 from jobs.cli.context import settings_of
-from jobs.market_risk.feed import CONTRACTS, MarketFeed, recorded_market, reference_records
+from jobs.market_risk.feed import CONTRACTS, MarketFeed, recorded_market
 from jobs.market_risk.parts import REFERENCE_TOPICS, STREAM_TOPICS
+from jobs.market_risk.reference_files import newest_limit, reference_records
 from jobs.market_risk.simulator import DeskConfig, MarketSimulator
+from schemas.avro import RecordDecoder
 from schemas.columns import NumberColumn
+from schemas.contract import contract
+from schemas.registry import open_registry
 
-__all__ = ["reference", "replay", "simulate"]
+__all__ = ["acknowledge", "reference", "replay", "simulate"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -140,17 +145,49 @@ def replay(
 def reference(ctx: click.Context, kind: str, file: Path, dry_run: bool, as_json: bool) -> None:
     """Publish instruments, limits, scenarios or FX rates from a JSON FILE.
 
-    To acknowledge a breach publish its limit again with a greater revision and acknowledged_by.
+    The file is a list of objects, or one object a line, with the fields of the contract. A limit
+    replaces one of the same id if its revision is greater.
 
     Example: riskstream risk reference limits limits.json
     """
-    records = reference_records(file)
+    records = reference_records(file, kind)
     counts = {kind: len(records)}
     if not dry_run:
         feed = _feed(resolved_settings(settings_of(ctx)))
         feed.publish_records(kind, records)
         feed.flush()
     _summary(counts, as_json, dry_run=dry_run)
+
+
+@click.command()
+@click.argument("limit_id")
+@click.option("--by", required=True, metavar="NAME", help="Who has seen the breach.")
+@click.option("--firm", help="Needed where several firms have a limit of this id.")
+@click.option("--json", "as_json", is_flag=True, help="Print the limit as JSON.")
+@click.pass_context
+def acknowledge(
+    ctx: click.Context, limit_id: str, by: str, firm: str | None, as_json: bool
+) -> None:
+    """Say that somebody has seen the breach of a limit: it alerts no more until it is within.
+
+    The limit in force is published again with the next revision.
+
+    Example: riskstream risk acknowledge firm-firm-var --by ann
+    """
+    settings = resolved_settings(settings_of(ctx))
+    decoder = RecordDecoder(open_registry(settings.schemas), contract("limit"))
+    topic = settings.kafka.topics.name("limits")
+    messages = read_range(settings.kafka, ranges_of(settings.kafka, topic))
+    known = [decoder.decode(message.value() or b"") for message in messages]
+    limit = dict(newest_limit(known, limit_id, firm))
+    limit |= {"revision": limit["revision"] + 1, "acknowledged_by": by}
+    feed = _feed(settings)
+    feed.publish_records("limits", [limit])
+    feed.flush()
+    if as_json:
+        click.echo(json.dumps(limit))
+    else:
+        click.echo(f"{limit_id} is acknowledged by {by}, revision {limit['revision']}")
 
 
 class _Pacer:

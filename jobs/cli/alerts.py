@@ -27,16 +27,20 @@ def alerts() -> None:
 
 @alerts.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--limits", is_flag=True, help="Alerts of limits and markets instead of payments.")
 @click.option("--from-beginning", is_flag=True, help="Start with the oldest alert kept.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many alerts.")
 @click.option("--timeout", type=float, help="Stop when none came for this many seconds.")
 @click.option(
-    "--decision", multiple=True, help="Only alerts with this decision, as in block (repeatable)."
+    "--decision",
+    multiple=True,
+    help="Only alerts with this decision, as in block or breach (repeatable).",
 )
 @click.pass_context
 def tail(
     ctx: click.Context,
     as_json: bool,
+    limits: bool,
     from_beginning: bool,
     count: int | None,
     timeout: float | None,
@@ -50,7 +54,9 @@ def tail(
     """
     settings = resolved_settings(settings_of(ctx))
     decoder = RecordDecoder(open_registry(settings.schemas))
-    reader = TopicReader(settings.kafka, settings.kafka.topics.name("alerts"))
+    reader = TopicReader(
+        settings.kafka, settings.kafka.topics.name("limit_alerts" if limits else "alerts")
+    )
     shown = 0
     try:
         for record in reader.follow(from_beginning=from_beginning, idle_seconds=timeout):

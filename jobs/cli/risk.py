@@ -26,6 +26,7 @@ __all__ = ["risk"]
 
 _METHODS: Final = ("plain", "age", "volatility", "ewma", "normal", "montecarlo")
 _MODULES: Final = {
+    "acknowledge": "_risk_feed",
     "reference": "_risk_feed",
     "replay": "_risk_feed",
     "simulate": "_risk_feed",
