@@ -90,8 +90,16 @@ def _kill(part: str) -> Callable[[Stand], None]:
     return lambda stand: stand.kill(part)
 
 
+def _kill_task_manager(stand: Stand) -> None:
+    stand.kill(stand.busiest_task_manager())
+
+
 def _freeze(part: str, seconds: float = FREEZE_SECONDS) -> Callable[[Stand], None]:
     return lambda stand: stand.freeze(part, seconds)
+
+
+def _freeze_task_manager(stand: Stand) -> None:
+    stand.freeze(stand.busiest_task_manager(), FREEZE_SECONDS)
 
 
 def _reject_then_accept(stand: Stand) -> None:
@@ -193,11 +201,11 @@ def _poison(customer: bytes, reason: str) -> Callable[[Stand], None]:
 
 
 def _crash_in_checkpoint(stand: Stand) -> None:
-    failed = _failed_checkpoints(stand)
+    failed, busiest = _failed_checkpoints(stand), stand.busiest_task_manager()
     for _ in range(20):
         stand.cluster._request("POST", f"/jobs/{stand.job_id}/checkpoints", {})
         if stand.cluster.checkpoints(stand.job_id)["counts"]["in_progress"]:
-            stand.kill("taskmanager-1")
+            stand.kill(busiest)
             break
     stand.wait("the failed checkpoint", lambda: _failed_checkpoints(stand) > failed, 120)
 
@@ -215,9 +223,10 @@ def _crash_in_swap(stand: Stand) -> None:
     text = RULES.format(number=now_ms, amount=500 + now_ms % 500)
     rules = make_control("activate_rules", "rules", "faults", now_ms, {"rules": text})
     model = make_control("activate_model", stand.other_model(), "faults", now_ms)
+    busiest = stand.busiest_task_manager()
     publish_control(stand.settings, model.to_record())
     publish_control(stand.settings, rules.to_record())
-    stand.kill("taskmanager-1")
+    stand.kill(busiest)
     applied = (
         "SELECT uniqExact(control_id, shard) AS n FROM control_outcomes WHERE outcome = 'applied' "
         f"AND control_id IN ('{rules.control_id}', '{model.control_id}')"
@@ -288,7 +297,7 @@ EXACTLY_ONCE: Final = {"delivery": "exactly-once"}
 PROCESS: Final = {"execution_mode": "process"}
 
 FAULTS: Final = (
-    Fault("kill-taskmanager", "kill -9 of a TaskManager", _kill("taskmanager-1"), runs=20),
+    Fault("kill-taskmanager", "kill -9 of a TaskManager", _kill_task_manager, runs=20),
     Fault(
         "kill-jobmanager",
         "kill -9 of the JobManager (high availability on)",
@@ -298,14 +307,18 @@ FAULTS: Final = (
     Fault("kill-kafka", "kill -9 of the Kafka broker", _kill("kafka")),
     Fault("kill-redis", "kill -9 of Redis", _kill("redis")),
     Fault("kill-clickhouse", "kill -9 of ClickHouse", _kill("clickhouse")),
+    Fault(
+        "freeze-taskmanager",
+        f"SIGSTOP of a TaskManager for {FREEZE_SECONDS:.0f} s",
+        _freeze_task_manager,
+    ),
     *(
-        Fault(f"freeze-{name}", f"SIGSTOP of {text} for {FREEZE_SECONDS:.0f} s", _freeze(part))
-        for name, text, part in (
-            ("taskmanager", "a TaskManager", "taskmanager-2"),
-            ("jobmanager", "the JobManager", "jobmanager"),
-            ("kafka", "Kafka", "kafka"),
-            ("redis", "Redis", "redis"),
-            ("clickhouse", "ClickHouse", "clickhouse"),
+        Fault(f"freeze-{part}", f"SIGSTOP of {text} for {FREEZE_SECONDS:.0f} s", _freeze(part))
+        for text, part in (
+            ("the JobManager", "jobmanager"),
+            ("Kafka", "kafka"),
+            ("Redis", "redis"),
+            ("ClickHouse", "clickhouse"),
         )
     ),
     Fault(
@@ -379,7 +392,7 @@ FAULTS: Final = (
     Fault(
         "kill-taskmanager-exactly-once",
         "kill -9 of a TaskManager, delivery exactly-once",
-        _kill("taskmanager-1"),
+        _kill_task_manager,
         EXACTLY_ONCE,
     ),
     Fault(

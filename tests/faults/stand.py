@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,7 @@ class Stand:
         self.variant: str | None = None
         self.job_id = ""
         self._clean_until_ms: int | None = None
+        self._suffered_ms = 0
         self._lateness_ms = NEVER_MS
         self._late_ms = LATE_MS
         self._models: list[str] = []
@@ -237,6 +239,25 @@ class Stand:
                 raise StandError(msg)
             time.sleep(POLL_SECONDS)
 
+    def busiest_task_manager(self) -> str:
+        """Return the TaskManager with the most tasks of the job.
+
+        After a restart all tasks may run on one, and the end of the other would show nothing.
+        """
+        tasks: Counter[str] = Counter()
+
+        def found() -> bool:
+            tasks.clear()
+            with contextlib.suppress(RiskstreamError):
+                for vertex in self.cluster.job(self.job_id)["vertices"]:
+                    path = f"/jobs/{self.job_id}/vertices/{vertex['id']}/taskmanagers"
+                    for one in self.cluster._request("GET", path)["taskmanagers"]:
+                        tasks[one["taskmanager-id"]] += one["status-counts"]["RUNNING"]
+            return tasks.total() > 0
+
+        self.wait("a TaskManager with tasks of the job", found, 60)
+        return tasks.most_common(1)[0][0]
+
     def kill(self, part: str) -> None:
         """End a part as a crash would; return when the supervisor has seen it."""
         pid = self.stack.pid_of(part)
@@ -283,7 +304,7 @@ class Stand:
         self.keep_every_version()
         decided = self.one("SELECT count() AS n FROM {v}")
         in_flight = self.load.sent - decided
-        began_ms = time.time_ns() // 1_000_000
+        self._suffered_ms = began_ms = time.time_ns() // 1_000_000
         with self._memory_watched() as peak:
             fault()
             ended_ms = time.time_ns() // 1_000_000
@@ -440,7 +461,7 @@ class Stand:
             self.clickhouse.execute(f"SYSTEM {verb} MERGES {SCORED_TABLE}")
 
     def decided_again(self) -> tuple[int, int]:
-        """Return how many events were decided more than once, and how many of them otherwise.
+        """Return how many events the last fault had decided again, and how many of them otherwise.
 
         Only rows that are not merged yet can tell, so ask soon after a fault. The same rules and
         model are compared: a change of them may come before or after an event that is read again.
@@ -451,7 +472,8 @@ class Stand:
             f"SELECT uniqExact({answer}, model_version, rule_set_version) AS answers, "
             "uniqExact(model_version, rule_set_version) AS versions "
             f"FROM {SCORED_TABLE} "
-            "GROUP BY kafka_topic, kafka_partition, kafka_offset HAVING count() > 1)"
+            "GROUP BY kafka_topic, kafka_partition, kafka_offset "
+            f"HAVING count() > 1 AND max(decided_at_ms) >= {self._suffered_ms})"
         )
         return int(row["n"]), int(row["otherwise"])
 
