@@ -407,7 +407,8 @@ _FRAUD_FEEDS: Final = (
         "event_time_ms AS event_time, toString(decision) AS decision, "
         "ifNotFinite(score, -1) AS score, amount_minor / 100 AS amount, currency, customer_id, "
         "terminal_id, merchant_id, country, toString(channel) AS channel, "
-        "arrayStringConcat(rules_fired, ', ') AS reasons, model_version AS model",
+        "if(empty(rules_fired), 'the score alone', arrayStringConcat(rules_fired, ', ')) "
+        "AS reasons, model_version AS model",
         columns=(
             ("event_id", "string"),
             ("decided_at", "datetime"),

@@ -70,7 +70,7 @@ def read_table(path: Path) -> pa.Table:
     """
     try:
         if ".parquet" in path.suffixes or ".pq" in path.suffixes:
-            return _joined_day(pa.parquet.read_table(path))
+            return _joined_day(_without_decimals(pa.parquet.read_table(path)))
         separator, point = _form(path)
         names = _names_without_header(path, separator)
         convert = pa.csv.ConvertOptions(
@@ -258,6 +258,14 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _without_decimals(table: pa.Table) -> pa.Table:
+    # Databases export money so; everything here reckons from the shortest decimal of a float.
+    for place, field in enumerate(table.schema):
+        if pa.types.is_decimal(field.type):
+            table = table.set_column(place, field.name, table[field.name].cast(pa.float64()))
+    return table
 
 
 def _joined_day(table: pa.Table) -> pa.Table:

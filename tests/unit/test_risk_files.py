@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from decimal import Decimal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
@@ -124,6 +127,14 @@ def test_a_file_with_a_header_alone_says_that_it_has_no_rows(tmp_path):
     path.write_text("date,close\n", encoding="utf-8")
     with pytest.raises(InputFileError, match=r"expected rows of prices, was 'date, close' and no"):
         price_history(path)
+
+
+def test_decimals_of_a_parquet_file_are_prices(tmp_path):
+    path = tmp_path / "prices.parquet"
+    decimals = pa.array([Decimal("1.10"), Decimal("1.25"), None], pa.decimal128(12, 4))
+    pa.parquet.write_table(pa.table({"date": DAYS[:3], "close": decimals}), path)
+    found = price_history(path)
+    assert (found.prices.ravel().tolist(), found.dropped) == ([1.1, 1.25], 1)
 
 
 @pytest.mark.parametrize("day", ["2024-03-01", "2024.03.01", "20240301"])
