@@ -472,6 +472,25 @@ def test_a_label_that_waits_is_not_refused_for_one_whose_event_left_the_log() ->
     assert ours.features.tobytes() == theirs.features.tobytes()
 
 
+def test_an_event_that_came_innocent_is_restored_innocent() -> None:
+    """It takes no label of an older event of its id, which the log holds no more."""
+    rows = [
+        Row(Kind.EVENT, "k", 1_000, "e"),
+        Row(Kind.LABEL, "k", 1_000, "e", is_fraud=True),
+        Row(Kind.EVENT, "k", 1_000 + H, "other"),
+        Row(Kind.EVENT, "k", 1_000 + H - 1, "e"),
+        Row(Kind.EVENT, "elsewhere", 1_000 + 2 * H, "later"),
+    ]
+    store, restored = (ShardStore(EVERYTHING, "customer") for _ in range(2))
+    deltas = [store.process(batch_of(part)).delta for part in (rows[:1], rows[1:])]
+    restored.restore(deltas[1:])
+    probe = batch_of([Row(Kind.EVENT, "k", 1_000 + H + 9_000, "probe")])
+    ours, theirs = (s.process(probe) for s in (restored, store))
+    place = EVERYTHING.names_of("customer").index("customer_fraud_rate_20s")
+    assert theirs.features[0, place] == 0.0
+    assert ours.features.tobytes() == theirs.features.tobytes()
+
+
 def test_every_repeat_in_a_long_log_is_found_and_nothing_else() -> None:
     """Long logs have a filter of their own kind, which moves when they grow or are restored."""
     store, random = ShardStore(EVERYTHING, "customer"), np.random.default_rng(1)
