@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -26,12 +26,16 @@ from schemas.sensitivity import mask_record, sensitive_fields
 
 __all__ = ["dead_letters"]
 
+_TOPICS: Final = {"fraud": "dead_letters", "market_risk": "market_dead_letters"}
+
 
 @click.group()
-def dead_letters() -> None:
+@click.option("--job", type=click.Choice(sorted(_TOPICS)), default="fraud", show_default=True,
+              help="Whose dead letters.")  # fmt: skip
+def dead_letters(job: str) -> None:
     """List, show and replay dead letters: records that could not be used.
 
-    Example: riskstream dead-letters list --reason truncated
+    Example: riskstream dead-letters --job market_risk list --reason bad_scale
     """
 
 
@@ -48,7 +52,7 @@ def list_letters(
 
     Example: riskstream dead-letters list --limit 20
     """
-    settings = resolved_settings(settings_of(ctx))
+    settings = _settings(ctx)
     counts: Counter[str] = Counter()
     for letter in _letters(settings, reason=reason, since=since):
         counts[letter.reason] += 1
@@ -78,7 +82,7 @@ def show(ctx: click.Context, letter_id: str, raw: bool, as_json: bool) -> None:
 
     Example: riskstream dead-letters show 0:17
     """
-    settings = resolved_settings(settings_of(ctx))
+    settings = _settings(ctx)
     found = next(iter(_letters(settings, ids=frozenset({letter_id}))), None)
     if found is None:
         click.echo(
@@ -125,7 +129,7 @@ def replay(
     if bool(letter_ids) == everything:
         msg = "name dead letters, or give --all"
         raise click.UsageError(msg)
-    settings = resolved_settings(settings_of(ctx))
+    settings = _settings(ctx)
     letters = list(_letters(settings, ids=frozenset(letter_ids), reason=reason))
     missing = sorted(set(letter_ids) - {letter.letter_id for letter in letters})
     if missing:
@@ -154,6 +158,16 @@ def replay(
         click.echo(f"left alone {tired} record(s) sent {max_attempts} times already")
     if not yes and ready:
         click.echo("nothing was sent; add --yes to send", err=True)
+
+
+def _settings(ctx: click.Context) -> Settings:
+    # Settings whose dead letters are those of the job that was named.
+    settings = resolved_settings(settings_of(ctx))
+    job = "fraud" if ctx.parent is None else ctx.parent.params.get("job", "fraud")
+    topics = settings.kafka.topics
+    chosen = topics.model_copy(update={"dead_letters": getattr(topics, _TOPICS[job])})
+    kafka = settings.kafka.model_copy(update={"topics": chosen})
+    return settings.model_copy(update={"kafka": kafka})
 
 
 def _letters(

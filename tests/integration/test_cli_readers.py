@@ -82,6 +82,8 @@ def broker() -> Iterator[str]:
         _letter("null_value", None, attempt=3),
     ):
         producer.produce(TOPICS.dead_letters, letter, partition=0)
+    producer.produce(TOPICS.market_dead_letters, _letter("bad_scale", b"a fill"), partition=0)
+    producer.produce(TOPICS.limit_alerts, _alert(7, "breach"), partition=0)
     producer.produce(TOPICS.transactions, b"first", partition=0)
     producer.flush(10)
     yield f"{found.host}:{found.port}"
@@ -131,6 +133,15 @@ def test_a_list_of_dead_letters_shows_nothing_of_their_contents(run: Run) -> Non
     assert "4111" not in result.stdout
     assert "596" not in result.stdout
     assert "negative_amount 1" in result.stderr
+
+
+def test_alerts_and_dead_letters_of_the_market_are_shown_by_name(run: Run) -> None:
+    listed = run("dead-letters", "--job", "market_risk", "list", "--json")
+    assert [json.loads(line)["reason"] for line in listed.stdout.splitlines()] == ["bad_scale"]
+    shown = json.loads(run("dead-letters", "--job", "market_risk", "show", "0:0", "--json").stdout)
+    assert shown["reason"] == "bad_scale"
+    alerts = run("alerts", "tail", "--limits", "--from-beginning", "--json", "--timeout", "2")
+    assert [json.loads(line)["alert_id"] for line in alerts.stdout.splitlines()] == ["a7"]
 
 
 def test_letters_are_chosen_by_reason(run: Run) -> None:
