@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from connectors.local.flink_lib import assemble_lib, pyflink_folder
+from connectors.local.flink_lib import assemble_lib, bridge_jar, pyflink_folder
 from connectors.settings import Settings
 
 __all__ = [
@@ -54,6 +54,9 @@ _OPENS: Final = (
     ),
 )
 """Flink on Java 17 reaches into these packages, as its own default config.yaml lists them."""
+
+WARM: Final = "jobs.runtime.warm"
+"""What a TaskManager's Python imports as soon as the process runs."""
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made below it
 
@@ -317,17 +320,27 @@ def job_manager_command(
 
 
 def task_manager_command(
-    java: str, files: FlinkFiles, name: str, memory_mb: int, slots: int, metrics_port: int | None
+    java: str,
+    files: FlinkFiles,
+    name: str,
+    memory_mb: int,
+    slots: int,
+    metrics_port: int | None,
+    *,
+    warm: bool,
 ) -> tuple[str, ...]:
     """Return the command that runs the TaskManager `name` in the foreground.
 
     Its resource id is its name: the JobManager recognises a restarted one as the successor and
-    drops the dead one at once instead of after the heartbeat timeout.
+    drops the dead one at once instead of after the heartbeat timeout. One that is `warm` loads
+    Python before it has a task that needs it: a job that fails over to it does not wait for that.
     """
     jvm, options = memory_options(memory_mb, slots)
     # The JVM only moves batches: with one compiler a job is at speed after seconds, not half a
     # minute.
     jvm = ("-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:TieredStopAtLevel=1", *jvm)
+    if warm:
+        jvm = (*jvm, f"-javaagent:{bridge_jar()}={sys.executable}:{WARM}")
     options |= {"taskmanager.resource-id": name, **_metrics(metrics_port)}
     return _command(
         java,

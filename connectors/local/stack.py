@@ -501,6 +501,7 @@ class _Planner:
                         local.task_manager_memory_mb,
                         local.slots_per_task_manager,
                         self._metrics(name),
+                        warm=self._settings.flink.execution_mode == "thread",
                     ),
                     probe=Probe("taskmanager", rest, name),
                     url=f"http://127.0.0.1:{rest}/#/task-manager/{name}",

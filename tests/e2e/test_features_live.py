@@ -130,7 +130,7 @@ def test_features_of_a_killed_and_upgraded_job_equal_an_undisturbed_run_to_the_b
     job: Job,
 ) -> None:
     assert job.stand.one("SELECT count() AS n FROM {v}") == payments(job.stream.records)
-    assert job.stand.different_features() == 0
+    assert job.stand.different_features() == []
 
 
 def test_verify_finds_what_was_scored_equal_to_the_bit(job: Job) -> None:

@@ -39,6 +39,8 @@ RESULTS: Final = Path(__file__).resolve().parents[2] / "benchmarks" / "results" 
 
 RATE: Final = 400.0
 QUOTA_MEGABYTES: Final = 512
+# Rows that differ from an undisturbed run, as evidence.
+SHOWN: Final = 20
 
 
 @click.command()
@@ -166,7 +168,8 @@ class Matrix:
             "load": self._load,
             "customers": self._customers,
             "rows": audit.total("scored"),
-            "rows_unlike_undisturbed": unlike,
+            "rows_unlike_undisturbed": len(unlike),
+            "unlike": unlike[:SHOWN],
             "lag": audit.total("missing"),
             "clean": audit.clean,
         }

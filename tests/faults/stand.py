@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import signal
+import struct
 import threading
 import time
 from collections import Counter
@@ -497,10 +498,11 @@ class Stand:
             self.settings, customer, max(0, self.one("SELECT max(event_time_ms) AS n FROM {v}"))
         )
 
-    def different_features(self) -> int:
-        """Return how many rows differ from an undisturbed run, in one process, of the same records.
+    def different_features(self) -> list[dict[str, Any]]:
+        """Return the rows that differ from an undisturbed run, in one process, of the same records.
 
-        Features and scores are compared bit by bit, whatever came of profiles and decisions.
+        Features are compared bit by bit, whatever came of profiles and decisions. Each row says
+        where it is and which features differ: (here, undisturbed).
         """
         offline = offline_settings(
             self.settings.home, f"schemas.registry={self.settings.schemas.registry}"
@@ -508,7 +510,8 @@ class Stand:
         undisturbed = Fraud(offline, self.settings.flink.shards)
         for frames in self._stretches():
             undisturbed.send(frames)
-        columns = ", ".join(f"reinterpretAsUInt64(`{n}`) AS `{n}`" for n in FRAUD_FEATURES.names)
+        names = FRAUD_FEATURES.names
+        columns = ", ".join(f"reinterpretAsUInt64(`{n}`) AS `{n}`" for n in names)
         prefix = self.settings.kafka.topics.prefix
         stored = {
             (
@@ -517,16 +520,26 @@ class Stand:
                 row["kafka_offset"],
             ): row
             for row in self._results.rows(
-                "SELECT kafka_topic, kafka_partition, kafka_offset, "
-                f"{columns} FROM scored_transactions"
+                "SELECT kafka_topic, kafka_partition, kafka_offset, event_time_ms, "
+                f"published_at_ms, ingested_at_ms, flags, {columns} FROM scored_transactions"
             )
         }
         expected = undisturbed.by_place()
-        return sum(
-            place not in stored
-            or any(_bits(row[n]) != stored[place][n] for n in FRAUD_FEATURES.names)
-            for place, row in expected.items()
-        ) + len(stored.keys() - expected.keys())
+        found: list[dict[str, Any]] = []
+        for place in sorted(stored.keys() | expected.keys()):
+            here, there = stored.get(place), expected.get(place)
+            if here is None or there is None:
+                found.append({"place": place, "only": "here" if there is None else "undisturbed"})
+                continue
+            unlike = {
+                name: (_number(here[name]), _number(_bits(there[name])))
+                for name in names
+                if here[name] != _bits(there[name])
+            }
+            if unlike:
+                about = ("event_time_ms", "published_at_ms", "ingested_at_ms", "flags")
+                found.append({"place": place, **{n: here[n] for n in about}, "unlike": unlike})
+        return found
 
     def _stretches(self) -> Iterator[list[bytes]]:
         """Yield what was sent in the order in which it was published, some hours at a time.
@@ -572,6 +585,10 @@ class Stand:
                 place = (record.partition(), record.offset())
                 found.append((published, name, *place, stamp, data))
         return [entry[-2:] for entry in sorted(found)]
+
+
+def _number(bits: int) -> float:
+    return float(struct.unpack("<d", bits.to_bytes(8, "little"))[0])
 
 
 def _bits(hexadecimal: str) -> int:

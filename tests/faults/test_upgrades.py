@@ -205,7 +205,7 @@ def test_the_next_state_format_takes_up_the_old_one_and_refuses_to_go_back(stand
     stand.wait("payments after it", lambda: rows_since(stand, stopped_ms) > 1_000)
     stand.load.stop()
     assert stand.audit(whole=True).clean
-    assert stand.different_features() == 0
+    assert stand.different_features() == []
 
     newer = {**facts(stand.settings).as_dict(), "state_format": NEXT_VERSION}
     remember_deployment(ClickHouseClient(stand.settings.clickhouse), "fraud", newer)
