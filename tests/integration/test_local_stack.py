@@ -98,6 +98,14 @@ def test_every_part_answers_at_the_address_it_is_said_to_have(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_task_manager_has_python_ready_before_a_task_needs_it(stack: LocalStack) -> None:
+    for name in ("taskmanager-1", "taskmanager-2"):
+        said = stack.home / "logs" / f"{name}.out"
+        _eventually(lambda log=said: "Python is warm" in log.read_text(), f"warm Python, {name}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_starting_twice_changes_nothing(stack: LocalStack) -> None:
     before = stack.status()
     stack.up()
