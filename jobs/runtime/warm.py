@@ -15,6 +15,8 @@ import pyflink.fn_execution.embedded.operation_utils  # noqa: E402, F401 - what 
 import jobs.runtime.functions  # noqa: E402, F401
 from jobs.warm import main  # noqa: E402
 
+__all__: list[str] = []
+
 main()
 sys.stdout.write(f"Python is warm after {time.monotonic() - _began:.1f} s\n")
 sys.stdout.flush()
