@@ -7,7 +7,6 @@ JVMs to compute memory sizes, which on two cores costs more than the rest of the
 from __future__ import annotations
 
 import hashlib
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from connectors.local.flink_lib import assemble_lib, bridge_jar, pyflink_folder
+from connectors.local.processes import of_this_host
 from connectors.settings import Settings
 
 __all__ = [
@@ -133,7 +133,7 @@ class FlinkFiles:
     @property
     def crashes(self) -> Path:
         """Return this host's folder of crash reports, and of the batches that were in hand then."""
-        return self.home / "crashes" / socket.gethostname()
+        return of_this_host(self.home / "crashes")
 
     @property
     def logs(self) -> Path:

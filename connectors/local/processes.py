@@ -26,6 +26,7 @@ __all__ = [
     "identify",
     "log_tail",
     "marked_processes",
+    "of_this_host",
     "port_is_free",
     "spawn",
     "stop_groups",
@@ -70,6 +71,11 @@ def identify(pid: int) -> ProcessId | None:
 def alive(process: ProcessId) -> bool:
     """Say whether this very process, not a later one with the same pid, still runs."""
     return identify(process.pid) == process
+
+
+def of_this_host(folder: Path) -> Path:
+    """Return what a folder that hosts may share keeps of this one."""
+    return folder / socket.gethostname()
 
 
 def spawn(

@@ -513,10 +513,6 @@ class RiskEngine:
 def _at_scales(fills: FillColumns, own: NDArray[np.int64]) -> tuple[FillColumns, NDArray[np.bool_]]:
     # Fills at the scales of their instruments (price, quantity), and which lose nothing by that.
     price_scale, quantity_scale = own[:, 0], own[:, 1]
-    if np.array_equal(fills.price_scale, price_scale) and np.array_equal(
-        fills.quantity_scale, quantity_scale
-    ):
-        return fills, np.ones(len(fills), np.bool_)
     price, whole = rescaled(fills.price, fills.price_scale, price_scale)
     quantity, fits = rescaled(fills.quantity, fills.quantity_scale, quantity_scale)
     fee, paid = rescaled(

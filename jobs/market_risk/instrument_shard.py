@@ -15,8 +15,7 @@ from jobs.market_risk.engine_state import pack_parts, unpack_parts
 from jobs.market_risk.intake import Part
 from jobs.market_risk.market import NO_PRICE, MarketEvents, MarketState
 from jobs.market_risk.names import Names
-from jobs.market_risk.prices import MarkColumns
-from jobs.market_risk.scaling import rescaled
+from jobs.market_risk.prices import MarkColumns, rescaled_prices
 from schemas.columns import StringColumn
 from schemas.errors import ConfigurationError
 
@@ -172,15 +171,9 @@ class InstrumentShard:
         # The second number is the ask of a quote and the size of a trade.
         column = np.where(is_quote, 0, 1)
         row = np.arange(len(own))
-        if np.array_equal(scales[:, 0], own[:, 0]) and np.array_equal(
-            scales[row, column], own[row, column]
-        ):
-            return first, second, np.ones(len(own), np.bool_)
-        price, whole = rescaled(first, scales[:, 0], own[:, 0])
-        other, fits = rescaled(second, scales[row, column], own[row, column])
-        empty, blank = first == NO_PRICE, second == NO_PRICE
-        sound: NDArray[np.bool_] = (whole | empty) & (fits | blank)
-        return np.where(empty, NO_PRICE, price), np.where(blank, NO_PRICE, other), sound
+        first, whole = rescaled_prices(first, scales[:, 0], own[:, 0])
+        second, fits = rescaled_prices(second, scales[row, column], own[row, column])
+        return first, second, whole & fits
 
 
 def _merged(first: StringColumn, second: StringColumn, order: NDArray[np.intp]) -> StringColumn:

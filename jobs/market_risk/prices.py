@@ -17,7 +17,15 @@ from jobs.market_risk.names import text_rows
 from jobs.market_risk.scaling import rescaled
 from schemas.columns import StringColumn
 
-__all__ = ["BLANK_MARK", "MarkColumns", "mark_prices", "put_newest", "twice_price", "uses_mid"]
+__all__ = [
+    "BLANK_MARK",
+    "MarkColumns",
+    "mark_prices",
+    "put_newest",
+    "rescaled_prices",
+    "twice_price",
+    "uses_mid",
+]
 
 BLANK_MARK: Final = (NO_PRICE, -1, NO_PRICE, -1)
 """The row of an instrument of which nothing is known."""
@@ -36,18 +44,10 @@ class MarkColumns:
 
     def at_scale(self, own: NDArray[np.int64]) -> tuple[MarkColumns, NDArray[np.bool_]]:
         """Return the prices at other scales, and which rows lose nothing by that."""
-        if np.array_equal(self.price_scale, own):
-            return self, np.ones(len(own), np.bool_)
-        last, whole = rescaled(self.last, self.price_scale, own)
-        twice, fits = rescaled(self.twice_mid, self.price_scale, own)
-        no_last, no_mid = self.last == NO_PRICE, self.twice_mid == NO_PRICE
-        changed = replace(
-            self,
-            price_scale=own,
-            last=np.where(no_last, NO_PRICE, last),
-            twice_mid=np.where(no_mid, NO_PRICE, twice),
-        )
-        return changed, (whole | no_last) & (fits | no_mid)
+        last, whole = rescaled_prices(self.last, self.price_scale, own)
+        twice_mid, fits = rescaled_prices(self.twice_mid, self.price_scale, own)
+        changed = replace(self, price_scale=own, last=last, twice_mid=twice_mid)
+        return changed, whole & fits
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> MarkColumns:
         """Return some of the rows."""
@@ -59,6 +59,15 @@ class MarkColumns:
             self.twice_mid[rows],
             self.quote_ms[rows],
         )
+
+
+def rescaled_prices(
+    values: NDArray[np.int64], scale: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return what `rescaled` does; no price (`NO_PRICE`) stays none at every scale."""
+    changed, exact = rescaled(values, scale, wanted)
+    none = values == NO_PRICE
+    return np.where(none, NO_PRICE, changed), exact | none
 
 
 def put_newest(

@@ -93,6 +93,8 @@ def rescaled(
         scale: decimal places of each, within `_WORD_PLACES` of what is wanted.
         wanted: decimal places to return each at.
     """
+    if np.array_equal(scale, wanted):
+        return values, np.ones(len(values), np.bool_)
     more = np.power(10, np.clip(wanted - scale, 0, _WORD_PLACES), dtype=np.int64)
     fewer = np.power(10, np.clip(scale - wanted, 0, _WORD_PLACES), dtype=np.int64)
     exact = (values % fewer == 0) & (np.abs(values) <= np.iinfo(np.int64).max // more)

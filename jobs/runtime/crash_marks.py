@@ -15,7 +15,6 @@ import contextlib
 import faulthandler
 import mmap
 import os
-import socket
 import struct
 import tempfile
 from collections import Counter
@@ -26,9 +25,9 @@ from typing import IO, Final
 import numpy as np
 
 from connectors.frames import FrameBatch, FrameError
-from connectors.local.processes import ProcessId, alive, identify
+from connectors.local.processes import ProcessId, alive, identify, of_this_host
 
-__all__ = ["REPORT", "CrashMarks", "of_this_host", "report_crashes_to"]
+__all__ = ["REPORT", "CrashMarks", "report_crashes_to"]
 
 REPORT: Final = "hs_err_pid{pid}.log"
 """A process's crash report beside the marks, as the JVM's -XX:ErrorFile names it."""
@@ -40,11 +39,6 @@ _KEPT: Final = 16
 
 Place = tuple[str, int, int]
 _report: list[IO[bytes]] = []
-
-
-def of_this_host(folder: Path) -> Path:
-    """Return where below the folder this host's marks and reports are."""
-    return folder / socket.gethostname()
 
 
 class CrashMarks:

@@ -13,10 +13,11 @@ _began = time.monotonic()
 import pyflink.fn_execution.embedded.operation_utils  # noqa: E402, F401 - what Flink calls first
 
 import jobs.runtime.functions  # noqa: E402, F401
-from jobs.warm import main  # noqa: E402
+from connectors.settings import load_settings  # noqa: E402
+from jobs.warm import warm_jobs  # noqa: E402
 
 __all__: list[str] = []
 
-main()
+warm_jobs(load_settings())
 sys.stdout.write(f"Python is warm after {time.monotonic() - _began:.1f} s\n")
 sys.stdout.flush()

@@ -119,6 +119,14 @@ def cut_of(slots: Longs, meta: Longs, plan: Longs, s: int, time: int) -> int:
     return int(max(newest, time, behind) - plan[HORIZON])
 
 
+@inlined
+def labelled_row(slots: Longs, meta: Longs, arena: Longs, plan: Longs, s: int, h: int) -> int:
+    """Return the row of the event that a label of this id is for; 0 when none is in sight."""
+    seen = cut_of(slots, meta, plan, s, NEVER)
+    seen = max(seen, tiled_until(arena, slots, s, plan, seen))
+    return find_id(arena, slots, s, plan, h, seen, True)
+
+
 @kernel
 def label_row(
     slots: Longs,
@@ -144,11 +152,7 @@ def label_row(
 
     Also the time by which the label lives on: that of the event it was applied to, or else its own.
     """
-    row = 0
-    if s != 0:
-        seen = cut_of(slots, meta, plan, s, NEVER)
-        seen = max(seen, tiled_until(arena, slots, s, plan, seen))
-        row = find_id(arena, slots, s, plan, h, seen, True)
+    row = labelled_row(slots, meta, arena, plan, s, h) if s != 0 else 0
     if row != 0:
         if set_label(arena, slots, plan, raws, measures, filters, s, row, label):
             return 256, int(arena[slots[s, BASE] + row * plan[COLUMNS]])
@@ -182,9 +186,7 @@ def restore_label(
     An event that left the log takes its labels' time with it: they wait here in vain, because that
     time is two horizons old by the end of the log.
     """
-    seen = cut_of(slots, meta, plan, s, NEVER)
-    seen = max(seen, tiled_until(arena, slots, s, plan, seen))
-    row = find_id(arena, slots, s, plan, h, seen, True)
+    row = labelled_row(slots, meta, arena, plan, s, h)
     if row != 0:
         set_label(arena, slots, plan, raws, measures, filters, s, row, label)
     else:

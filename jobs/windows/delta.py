@@ -258,6 +258,9 @@ def _opened(
     table, middle = data[header.table_at : start], start + header.key_bytes
     texts = _unpacked(header, data[start:middle]) if header.version > 1 and (keys or old) else b""
     body = _unpacked(header, data[middle:]) if rows or old else b""
+    if (old or (keys and rows)) and len(texts) + len(body) != header.body_bytes:
+        msg = f"expected {header.body_bytes} bytes of keys and rows, was {len(texts) + len(body)}"
+        raise ValueError(msg)
     for version in range(header.version, CHUNK_VERSION):
         texts, body = UPGRADES[version](header.rows, len(json.loads(table)), texts, body)
     return table, texts, body

@@ -15,11 +15,12 @@ import pytest
 
 import jobs.runtime.quarantine as quarantine_module
 from connectors.frames import FrameBatch
+from connectors.local.processes import of_this_host
 from jobs.fraud.customer_stage import CustomerStage
 from jobs.fraud.decision_stage import DecisionStage
 from jobs.fraud.intake import TransactionIntake
 from jobs.fraud.parts import StageParts
-from jobs.runtime.crash_marks import REPORT, CrashMarks, of_this_host
+from jobs.runtime.crash_marks import REPORT, CrashMarks
 from jobs.runtime.quarantine import Quarantine, StateOverlay, SystematicFailureError
 from jobs.runtime.trial import killers_of
 from jobs.stage import StateMap

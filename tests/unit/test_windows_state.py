@@ -102,6 +102,16 @@ def test_state_of_a_newer_version_is_refused_with_what_to_do() -> None:
         ShardStore(EVERYTHING, "customer").restore([bytes(data)])
 
 
+def test_a_fold_takes_no_keys_of_another_length_than_the_header_says() -> None:
+    whole = chunk_of_rows()
+    header = chunk_header(whole)
+    keys_end = header.table_at + header.table_bytes + header.key_bytes
+    shorter = bytearray(whole[: keys_end - 1] + whole[keys_end:])
+    struct.pack_into("<I", shorter, 32, header.key_bytes - 1)
+    with pytest.raises(StateFormatError, match="bytes of keys and rows"):
+        join_encoded([bytes(shorter), whole])
+
+
 @pytest.mark.parametrize("cut", [0, 3, 20, 33, 60, 300, -1])
 def test_damaged_state_is_refused(cut: int) -> None:
     with pytest.raises(StateFormatError):
