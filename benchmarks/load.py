@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from confluent_kafka import Consumer, Producer
@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, Producer
 from benchmarks.workload import Record
 from connectors.frames import event_time_header
 
-__all__ = ["AlertTimes", "LoadResult", "percentiles", "send_at_rate", "send_flat_out"]
+__all__ = ["AlertTimes", "Arrival", "LoadResult", "percentiles", "send_at_rate", "send_flat_out"]
 
 # Due times within a slice this long are sent together: short against any latency that is measured.
 SLICE_SECONDS: Final = 0.002
@@ -123,6 +123,14 @@ def _send(
     result.close()
 
 
+class Arrival(NamedTuple):
+    """One record as it was received; times in ms since the epoch, `stamped_ms` is Kafka's."""
+
+    arrived_ms: int
+    stamped_ms: int
+    value: bytes
+
+
 class AlertTimes(threading.Thread):
     """Notes when each record of a topic arrives, by the wall clock; decodes nothing meanwhile."""
 
@@ -132,8 +140,7 @@ class AlertTimes(threading.Thread):
         self._topic = topic
         self._ended = threading.Event()
         self.ready = threading.Event()
-        self.arrivals: list[tuple[int, bytes]] = []
-        """(arrival in ms since the epoch, value)."""
+        self.arrivals: list[Arrival] = []
 
     def run(self) -> None:
         """Poll until `stop`."""
@@ -152,9 +159,19 @@ class AlertTimes(threading.Thread):
             while not self._ended.is_set():
                 message = consumer.poll(0.05)
                 if message is not None and message.error() is None:
-                    self.arrivals.append((time.time_ns() // 1_000_000, message.value() or b""))
+                    arrived_ms = time.time_ns() // 1_000_000
+                    stamped_ms = message.timestamp()[1]
+                    self.arrivals.append(Arrival(arrived_ms, stamped_ms, message.value() or b""))
         finally:
             consumer.close()
+
+    def settle(self, count: int, seconds: float = 5.0) -> None:
+        """Wait until `count` records are there, or none came for some seconds."""
+        seen, changed = -1, time.monotonic()
+        while (now := len(self.arrivals)) < count and time.monotonic() - changed < seconds:
+            if now != seen:
+                seen, changed = now, time.monotonic()
+            time.sleep(0.05)
 
     def stop(self) -> None:
         """Stop polling and wait for the thread."""

@@ -58,7 +58,7 @@ def write_page(results: Path, page: Path) -> None:
         lines += _machine(ran)
         lines += _throughput(ran)
         lines += _by_part(ran)
-        lines += _latency(ran)
+        lines += _latency(ran, _read(results, "limits").get("floor", []))
         lines += _life(ran)
         lines += _aims(ran, _read(results, "limits"))
         lines += _losses(ran)
@@ -214,7 +214,7 @@ def _by_part(found: Sequence[Result]) -> list[str]:
     ]
 
 
-def _latency(found: Sequence[Result]) -> list[str]:
+def _latency(found: Sequence[Result], floor: Sequence[Result]) -> list[str]:
     lines = [
         "## Latency",
         "",
@@ -222,7 +222,8 @@ def _latency(found: Sequence[Result]) -> list[str]:
         "generator or the contestant is late. To the alert: until a consumer that polls record by "
         "record has it (two alerts in a hundred payments: a p99.9 of few is their slowest). To the "
         "decision: of every payment, by the row. The first two seconds of a rate do not count. "
-        "p50 / p99 / p99.9 in ms; a dash: above what it was able to drain.",
+        "p50 / p99 / p99.9 in ms; a dash: above what it was able to drain. "
+        + ("The harness alone: published, received, no engine between." if floor else ""),
         "",
     ]
     for kind, title in (("alert_latency", "to the alert"), ("decision_latency", "to the decision")):
@@ -233,6 +234,10 @@ def _latency(found: Sequence[Result]) -> list[str]:
             top = one.get("at_80_percent")
             last = f"{_three(top[kind])} (at {top['rate']:,}/s)" if top else "-"
             rows.append((one["title"], *cells, last))
+        if floor and kind == "alert_latency":
+            alone = {run["rate"]: run for run in floor}
+            cells = [_three(alone.get(rate)) for rate in MEASURED_RATES]
+            rows.append(("the harness alone", *cells, "-"))
         lines += table(
             (title, *(f"{rate:,}/s" for rate in MEASURED_RATES), "80 % of its maximum"), rows
         )

@@ -27,6 +27,7 @@ from benchmarks.contestants.ours import Ours
 from benchmarks.contestants.payments import Job
 from benchmarks.contestants.pyflink_records import PyFlinkRecords, PyFlinkSql
 from benchmarks.contestants.python_engines import Bytewax, KafkaLoop, Pathway, Quix
+from benchmarks.floor import measure_floor
 from benchmarks.limits import efficiency, measure_limits
 from benchmarks.measure import RECOVERY_RATE, Plan, measure
 from benchmarks.page import write_page
@@ -57,6 +58,7 @@ LEAST_DRAINED: Final = 3_000
 MOST_DRAINED: Final = 300_000
 # Events/s; a faster contestant meets a shorter surge and a lower last rate.
 MOST_EXPECTED: Final = 65_000
+FLOOR_SECONDS: Final = 4.0
 # No contestant warms up in less.
 WARM_SECONDS: Final = 1.5
 
@@ -235,6 +237,9 @@ def _limits(services: Services, workload: Workload, ours: dict[str, Any], out: s
             "costs": costs,
             "efficiency": efficiency(costs, ours["drained"]["cpu_us_per_event"]),
             "per_record": per_record_costs(Workload(2_000)),
+            "floor": measure_floor(
+                services.settings_of("limits"), workload.records, RATES, FLOOR_SECONDS
+            ),
         },
     )
 

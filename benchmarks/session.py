@@ -115,7 +115,7 @@ class Session:
             f"arraySort(rules_fired) AS fired, [{names}] AS features FROM scored_transactions_raw"
         )
         worst = compare_rows(rows, expected)
-        alerts = {self._decoder.decode(value)["event_id"] for _, value in watch.arrivals}
+        alerts = {self._decoder.decode(one.value)["event_id"] for one in watch.arrivals}
         wanted = {event for event, one in expected.items() if one.decision != "approve"}
         if alerts != wanted:
             msg = (
@@ -181,8 +181,8 @@ class Session:
             raise UnequalResultsError(msg)
         taken = max(0.001, (int(found["last"]) - int(found["first"])) / 1000)
         published = [
-            (arrived, self._decoder.decode(value)["published_at_ms"])
-            for arrived, value in watch.arrivals
+            (one.arrived_ms, self._decoder.decode(one.value)["published_at_ms"])
+            for one in watch.arrivals
         ]
         waited = [arrived - at for arrived, at in published if at >= began_ms + lead_ms]
         return {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +38,9 @@ DEAD_LETTER_LIMITS: Final = Limits(
 JOB: Final = "fraud"
 ALERTING: Final = "decision != 'approve'"
 
+CLOCKS_APART_MS: Final = 10 * 60_000
+"""An event bears its producer's time, its alert the job's: so far apart they may be at first."""
+
 VERSIONS: Final = "concat(model_version, ' ', rule_set_version)"
 """What decided a row, as an alert names it too."""
 
@@ -53,7 +57,37 @@ def audit_fraud(
     """Account for the job's topics over a range of time or offsets; everything by default.
 
     Labels and control records count as `control`: they change decisions and are not scored.
+    What came of events since a time is looked for from a little before that time on, so that an
+    account of an hour does not read the alerts of a year. Should anything be wrong then, it is
+    looked for from the beginning before it is told. Only an account of everything finds an alert
+    that is older than the event it names.
     """
+    account = partial(
+        _account,
+        settings,
+        since_ms=since_ms,
+        until_ms=until_ms,
+        from_offset=from_offset,
+        to_offset=to_offset,
+        progress=progress,
+    )
+    if since_ms is not None:
+        audit = account(outcomes_since_ms=max(0, since_ms - CLOCKS_APART_MS))
+        if audit.clean:
+            return audit
+    return account(outcomes_since_ms=None)
+
+
+def _account(
+    settings: Settings,
+    *,
+    since_ms: int | None,
+    until_ms: int | None,
+    from_offset: int | None,
+    to_offset: int | None,
+    progress: Callable[[int], None],
+    outcomes_since_ms: int | None,
+) -> Audit:
     topics = settings.kafka.topics
     views = {
         topics.name("transactions"): (SCORED_VIEW, "scored"),
@@ -75,7 +109,8 @@ def audit_fraud(
     }
     wanted = {(r.topic, r.partition): r for each in ranges.values() for r in each}
     strays: list[Coordinate] = []
-    dead, of_dead = _dead_letters(settings, wanted, strays, progress)
+    outcomes = _Outcomes(settings, outcomes_since_ms, strays, progress)
+    dead, of_dead = _dead_letters(outcomes, wanted)
     ledgers = []
     for topic, (view, kind) in views.items():
         published: dict[int, list[int]] = {r.partition: [] for r in ranges[topic]}
@@ -99,7 +134,7 @@ def audit_fraud(
             client, SCORED_VIEW, ranges[topics.name("transactions")], ALERTING, "event_id"
         )
     ]
-    alerts, of_alerts = _alerts(settings, wanted, strays, progress)
+    alerts, of_alerts = _alerts(outcomes, wanted)
     if whole:
         rows = [
             Coordinate(*at)
@@ -157,15 +192,12 @@ def _clip(found: OffsetRange, first: int | None, last: int | None) -> OffsetRang
 
 
 def _dead_letters(
-    settings: Settings,
-    wanted: dict[tuple[str, int], OffsetRange],
-    strays: list[Coordinate],
-    progress: Callable[[int], None],
+    outcomes: _Outcomes, wanted: dict[tuple[str, int], OffsetRange]
 ) -> tuple[dict[tuple[str, int], list[int]], set[Coordinate]]:
     """Return the sources of dead letters within the ranges by partition, and all of them."""
     found: dict[tuple[str, int], list[int]] = {}
     claimed = set()
-    for letter in _records(settings, "dead_letters", "dead_letter", strays, progress):
+    for letter in outcomes.records("dead_letters", "dead_letter"):
         place = (letter["topic"], letter["partition"])
         # Other jobs may share the topic.
         if letter["job"] == JOB:
@@ -177,15 +209,12 @@ def _dead_letters(
 
 
 def _alerts(
-    settings: Settings,
-    wanted: dict[tuple[str, int], OffsetRange],
-    strays: list[Coordinate],
-    progress: Callable[[int], None],
+    outcomes: _Outcomes, wanted: dict[tuple[str, int], OffsetRange]
 ) -> tuple[list[tuple[Coordinate, str, str]], set[Coordinate]]:
     """Return (source, id, versions) of alerts within the ranges, and the sources of all."""
     found = []
     claimed = set()
-    for alert in _records(settings, "alerts", "alert", strays, progress):
+    for alert in outcomes.records("alerts", "alert"):
         source = alert["source"]
         at = Coordinate(source["topic"], source["partition"], source["offset"])
         claimed.add(at)
@@ -196,19 +225,24 @@ def _alerts(
     return found, claimed
 
 
-def _records(
-    settings: Settings,
-    topic: str,
-    name: str,
-    strays: list[Coordinate],
-    progress: Callable[[int], None],
-) -> Iterator[dict[str, Any]]:
-    """Yield the records of a topic of ours; what cannot be read there is a stray."""
-    reader = RecordDecoder(open_registry(settings.schemas), contract(name), DEAD_LETTER_LIMITS)
-    ranges = ranges_of(settings.kafka, settings.kafka.topics.name(topic))
-    for message in read_range(settings.kafka, ranges, progress):
-        try:
-            yield reader.decode(message.value())
-        except AvroRecordError:
-            place: Any = (message.topic(), message.partition(), message.offset())
-            strays.append(Coordinate(*place))
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """Topics of ours, from a time on; what cannot be read there is a stray."""
+
+    settings: Settings
+    since_ms: int | None
+    strays: list[Coordinate]
+    progress: Callable[[int], None]
+
+    def records(self, topic: str, name: str) -> Iterator[dict[str, Any]]:
+        """Yield the records of a topic, as the contract of that name has them."""
+        settings = self.settings
+        reader = RecordDecoder(open_registry(settings.schemas), contract(name), DEAD_LETTER_LIMITS)
+        kafka = settings.kafka
+        ranges = ranges_of(kafka, kafka.topics.name(topic), since_ms=self.since_ms)
+        for message in read_range(kafka, ranges, self.progress):
+            try:
+                yield reader.decode(message.value())
+            except AvroRecordError:
+                place: Any = (message.topic(), message.partition(), message.offset())
+                self.strays.append(Coordinate(*place))

@@ -18,6 +18,7 @@ from connectors.kafka import broker_number, kafka_python_config, librdkafka_conf
 from connectors.settings import Settings
 from connectors.tables import SCORED_TABLE
 from jobs.cli.main import cli
+from jobs.fraud import accounts
 from jobs.fraud.alert_repair import EXPIRY_MARGIN_MS
 from jobs.fraud.raised_again import MARK
 from jobs.fraud.resources import prepare
@@ -123,6 +124,18 @@ def test_a_clean_log_adds_up_by_offset_by_time_and_as_a_whole(stand: Stand) -> N
     assert late["offsets_in"] > 0
     for name in (*ASKED_FOR,):
         assert early[name] + late[name] == whole[name], name
+
+
+@pytest.mark.parametrize("apart_ms", [0, -86_400_000])
+def test_outcomes_are_looked_for_from_a_time_on_and_from_the_beginning_if_need_be(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, apart_ms: int
+) -> None:
+    # A day after the events there is neither alert nor dead letter.
+    monkeypatch.setattr(accounts, "CLOCKS_APART_MS", apart_ms)
+    middle_ms = stand.one("SELECT toInt64(avg(published_at_ms)) AS n FROM {v}")
+    audit = accounts.audit_fraud(stand.settings, since_ms=middle_ms)
+    assert audit.clean
+    assert audit.alerts_found > 0
 
 
 def test_a_row_that_is_gone_is_missing_at_its_place(stand: Stand) -> None:
