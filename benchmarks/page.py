@@ -65,7 +65,7 @@ def write_page(results: Path, page: Path) -> None:
         plot_throughput(ran, results / "throughput.svg")
         plot_latency(ran, results / "latency.svg")
     lines += limits_part(_read(results, "limits"))
-    managers = [one for one in ran if one["name"] in (OURS, f"{OURS}-1tm")]
+    managers = [one for one in ran if one["name"] in (OURS, f"{OURS}-1tm", f"{OURS}-2tasks")]
     managers.sort(key=lambda one: one.get("task_managers", 0))
     lines += scaling_part(
         _read(results, "scaling"), managers, _read(results, "windows").get("keys", [])

@@ -69,6 +69,7 @@ def contestants() -> list[Contestant]:
         Ours("thread"),
         Ours("process"),
         Ours("thread", task_managers=1),
+        Ours("thread", tasks=2),
         JavaFlink(),
         JavaFlink(rows=64),
         PyFlinkRecords("thread"),

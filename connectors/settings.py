@@ -153,16 +153,21 @@ class FlinkSettings(_Section):
 
     `shards` is fixed for the life of a job's state; any parallelism that divides it is balanced.
     Each shard costs calls into Python of its own, so there are as many as the highest parallelism
-    that the job shall ever have, and no more. `source_parallelism` tasks read Kafka: one hands on
-    hundreds of thousands of events a second, and more than one share the partitions.
+    that the job shall ever have, and no more: one by default, which is what a machine of two cores
+    is best served by. With `stage_slots` "own" the tasks of a stage have slots of their own, so
+    that two stages can run in two TaskManagers, each with an interpreter lock of its own; a job
+    then needs `parallelism` slots for each of its two stages, "shared" half as many.
+    `source_parallelism` tasks read Kafka: one hands on hundreds of thousands of events a second,
+    and more than one share the partitions.
     An exactly-once job that gets no checkpoint through begins again from its last one before
     `transaction_timeout_ms` is over: what stood in a transaction that the broker ended meanwhile
     would be gone. So it must cover a checkpoint that fails, and the longest restart.
     """
 
     rest_url: str | None = None
-    parallelism: Positive = 2
-    shards: Positive = 2
+    parallelism: Positive = 1
+    shards: Positive = 1
+    stage_slots: Literal["own", "shared"] = "own"
     source_parallelism: Positive = 1
     max_parallelism: Positive = 128
     execution_mode: Literal["thread", "process"] = "thread"

@@ -13,20 +13,36 @@ __all__ = ["Ours"]
 
 
 class Ours(OnFlink):
-    """The fraud job of this repository with its default settings, or with fewer TaskManagers."""
+    """The fraud job of this repository with its default settings, or in another shape."""
 
     def __init__(
-        self, mode: Literal["thread", "process"], task_managers: int | None = None
+        self,
+        mode: Literal["thread", "process"],
+        task_managers: int | None = None,
+        tasks: int | None = None,
     ) -> None:
+        """Choose the mode; one with other TaskManagers or tasks a stage is measured flat out only.
+
+        Args:
+            mode: where Flink runs Python.
+            task_managers: how many; the default of the local stack is two.
+            tasks: of each stage, in slots that both stages share; the default is one in its own.
+        """
         super().__init__()
-        one = "" if task_managers is None else f"-{task_managers}tm"
-        self.name = f"riskstream-{mode}{one}"
-        self.title = f"riskstream, {mode} mode" + (one and f", TaskManagers: {task_managers}")
-        self.throughput_only = task_managers is not None
-        self._local = {} if task_managers is None else {"task_managers": task_managers}
+        self.name, self.title = f"riskstream-{mode}", f"riskstream, {mode} mode"
+        self._local: dict[str, object] = {}
+        self._flink: dict[str, object] = {"execution_mode": mode}
+        if task_managers is not None:
+            self.name += f"-{task_managers}tm"
+            self.title += f", TaskManagers: {task_managers}"
+            self._local = {"task_managers": task_managers}
+        if tasks is not None:
+            self.name += f"-{tasks}tasks"
+            self.title += f", tasks a stage: {tasks}"
+            self._flink |= {"parallelism": tasks, "shards": tasks, "stage_slots": "shared"}
+        self.throughput_only = bool(task_managers or tasks)
         self.equality_rate = 1_000.0
         self.warm_events = 100_000 if mode == "thread" else 40_000
-        self._mode = mode
 
     def set_up(self) -> None:
         """Do nothing: `make setup` did it."""
@@ -34,5 +50,5 @@ class Ours(OnFlink):
     def start(self, services: Services) -> None:
         """Start the cluster and submit the job."""
         write_job(services, self.name)
-        settings = self._start_cluster(services, {"execution_mode": self._mode}, self._local)
+        settings = self._start_cluster(services, self._flink, self._local)
         self._job_id = submit_job("fraud", settings)

@@ -88,6 +88,7 @@ class JobGraph:
         j_keys = self._bridge.ShardKeys.balanced(self._flink.shards, self._flink.max_parallelism)
         self._j_shard_keys = j_keys
         self._shard_keys = [int(key) for key in j_keys]
+        self._stages = 0
 
     def _configuration(self) -> Configuration:
         flink = self._flink
@@ -173,7 +174,10 @@ class JobGraph:
         return Batches(j_batches.uid(_uid(f"{name}-batch")).setParallelism(readers))
 
     def stage(self, name: str, batches: Batches, stage: Stage) -> Routed:
-        """Run a keyed stage: shuffle by shard, merge what waited, call Python once a batch."""
+        """Run a keyed stage: shuffle by shard, merge what waited, call Python once a batch.
+
+        The first stage shares its slots with the source and the writers.
+        """
         jvm = self._gateway.jvm
         selector = jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector
         j_key_type = self._bridge.BridgeTypes.key()
@@ -186,6 +190,9 @@ class JobGraph:
             )
             .uid(_uid(f"{name}-gather"))
         )
+        if self._stages and self._flink.stage_slots == "own":
+            j_gathered = j_gathered.slotSharingGroup(_uid(name))
+        self._stages += 1
         j_keyed = (
             jvm.org.apache.flink.streaming.api.datastream.DataStreamUtils.reinterpretAsKeyedStream(
                 j_gathered, selector(), j_key_type

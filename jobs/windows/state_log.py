@@ -24,7 +24,7 @@ __all__ = ["FANOUT", "SEGMENT_BYTES", "LogStore", "MemoryLog", "StateLog"]
 
 FANOUT: Final = 32
 """Deltas folded at once. Fewer: more rewriting; more: longer pauses and more entries to read."""
-SEGMENT_BYTES: Final = 2 * 1024 * 1024
+SEGMENT_BYTES: Final = 512 * 1024
 """A chunk of half this size is left alone. A fold gathers at most twice this before compression,
 so no value passes 4 MiB, which every state backend writes in one piece."""
 # Where a header holds its clock and the number of its first delta.

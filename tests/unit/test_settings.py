@@ -80,8 +80,8 @@ def test_unrelated_environment_variables_are_left_alone() -> None:
     "override",
     [
         "kafka.security_protocol=SASL_SSL",
-        "flink.shards=3",
-        "flink.max_parallelism=1",
+        "flink.parallelism=3",
+        "flink.shards=129",
         "local.task_managers=0",
         "redis.when_down=give_up",
         "kafka.topics.partitions=0",
@@ -100,7 +100,7 @@ def test_settings_do_not_change_once_read() -> None:
 
 def test_the_fingerprint_changes_with_a_setting_and_only_then() -> None:
     one = load_settings(environment={})
-    other = load_settings(environment={}, overrides=["flink.parallelism=1"])
+    other = load_settings(environment={}, overrides=["flink.shards=2"])
     assert one.fingerprint() == load_settings(environment={}).fingerprint()
     assert one.fingerprint() != other.fingerprint()
 
