@@ -71,9 +71,10 @@ def scaling_part(scaling: Result, managers: Sequence[Result], keys: Sequence[Res
         ]
     if len(managers) > 1:
         lines += table(
-            ("TaskManagers", "events/s", "CPU us/event", "cores used"),
+            ("shape", "TaskManagers", "events/s", "CPU us/event", "cores used"),
             [
                 (
+                    one["title"],
                     one["task_managers"],
                     f"{one['drained']['events_per_second']:,.0f}",
                     one["drained"]["cpu_us_per_event"],

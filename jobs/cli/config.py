@@ -17,7 +17,7 @@ __all__ = ["config"]
 def config(ctx: click.Context, as_json: bool) -> None:
     """Show the settings in force, secrets masked, with their fingerprint.
 
-    Example: riskstream --set flink.parallelism=4 config
+    Example: riskstream --set flink.shards=4 config
     """
     settings = settings_of(ctx)
     tree = json.loads(settings.masked_json())
