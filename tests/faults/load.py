@@ -33,6 +33,7 @@ HISTORY_DAYS: Final = 8
 HISTORY_RATE: Final = 4_000.0
 # A change of rate takes effect after this many payments: a quarter of a second at 400/s.
 SLICE: Final = 100
+DELIVERED_MS: Final = 20 * 60_000
 
 
 class LoadError(AssertionError):
@@ -119,7 +120,18 @@ class Load:
         if self._thread.ident is None:
             return
         self._thread.join(timeout=180)
-        if self._thread.is_alive() or self._failure is not None:
+        self.check()
+        if self._thread.is_alive():
+            msg = "the load did not end within 180 s"
+            raise LoadError(msg)
+
+    def check(self) -> None:
+        """Do nothing while the load goes on or has ended well.
+
+        Raises:
+            LoadError: it could not publish, so waiting for payments is in vain.
+        """
+        if self._failure is not None:
             msg = f"the load did not end well: {self._failure!r}"
             raise LoadError(msg)
 
@@ -154,7 +166,13 @@ class Load:
         try:
             replay(
                 self,
-                KafkaPublisher(librdkafka_config(self._settings.kafka)),
+                KafkaPublisher(
+                    {
+                        **librdkafka_config(self._settings.kafka),
+                        # Longer than any outage, or the load ends with the broker's.
+                        "message.timeout.ms": DELIVERED_MS,
+                    }
+                ),
                 self.pace,
                 LabelPolicy("all", 6 * DAY_MS),
                 SystemClock(),

@@ -229,9 +229,11 @@ class Stand:
 
         Raises:
             StandError: with the job's own causes, when it takes too long.
+            LoadError: the load has ended of itself.
         """
         deadline = time.monotonic() + seconds
         while not done():
+            self.load.check()
             if time.monotonic() > deadline:
                 causes: list[str] = []
                 with contextlib.suppress(RiskstreamError):
