@@ -118,6 +118,12 @@ def _machine(found: Sequence[Result]) -> list[str]:
         f"{max(others)} cores, and the host gave {min(stolen)} to {max(stolen)} cores to others.",
         "",
     ]
+    by_processor: dict[str, list[str]] = {}
+    for one in found:
+        by_processor.setdefault(one["machine"]["processor"], []).append(one["title"])
+    if len(by_processor) > 1:
+        where = "; ".join(f"on {name} {', '.join(run)}" for name, run in by_processor.items())
+        lines += [f"**Not one machine**, so compare within each only: {where}.", ""]
     busy = [one["title"] for one in found if _busy(one)]
     if busy:
         lines += [

@@ -249,3 +249,15 @@ def test_every_record_is_stamped_with_the_time_it_was_due() -> None:
 def test_percentiles_of_nothing_say_only_that_there_was_nothing() -> None:
     assert percentiles([]) == {"count": 0}
     assert percentiles([1.0, 3.0])["max_ms"] == 3.0
+
+
+def test_the_page_says_who_ran_on_which_machine_and_what_the_harness_takes(tmp_path: Path) -> None:
+    ours, other = _result("riskstream-thread", 9_000, 50, 20), _result("java", 5_000, 100, 30)
+    assert "Not one machine" not in _page(tmp_path, ours, other)
+    other["machine"] = {**MACHINE, "processor": "another"}
+    costs = {"costs": {}, "efficiency": {"sum_us": 1.0, "ours_us": 2.0, "efficiency": 0.5}}
+    floor = [{"rate": 5_000, "p50_ms": 5.0, "p99_ms": 9.0, "p99_9_ms": 10.0}]
+    (tmp_path / "limits.json").write_text(json.dumps({**costs, "floor": floor}), encoding="utf-8")
+    page = _page(tmp_path, ours, other)
+    assert "on another the java" in page
+    assert "| the harness alone | - | - | 5 / 9 / 10 |" in page
