@@ -70,9 +70,7 @@ def stack_settings(home: Path, *overrides: str) -> Settings:
             f"models.registry=file:{home}/models",
             "kafka.topics.partitions=2",
             # More can go wrong between two tasks of each stage than where each has one.
-            "flink.parallelism=2",
-            "flink.shards=2",
-            "flink.stage_slots=shared",
+            *("flink.parallelism=2", "flink.shards=2", "flink.stage_slots=shared"),
             "flink.checkpoint_interval_ms=2000",
             "flink.checkpoint_timeout_ms=30000",
             "clickhouse.gather_ms=1000",
