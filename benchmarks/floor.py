@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from benchmarks.load import AlertTimes, percentiles, send_at_rate
+from benchmarks.session import LEAD_SECONDS
 from benchmarks.workload import Record
 from connectors.kafka import librdkafka_config
 from connectors.settings import Settings
 
 __all__ = ["measure_floor"]
-
-# What comes first pays for connections and counts for nothing.
-LEAD_SECONDS: Final = 1.0
 
 
 def measure_floor(
@@ -28,7 +26,7 @@ def measure_floor(
 
     Args:
         settings: of topics that exist; the payments' is published to and read.
-        records: at least `rate * (seconds + 1)` of them; fewer make a shorter measurement.
+        records: `rate * (seconds + LEAD_SECONDS)` of them; fewer make a shorter measurement.
         rates: events/s.
         seconds: how long a rate counts.
 

@@ -25,6 +25,7 @@ MEASURED_RATES: Final = (500, 2_000, 5_000, 10_000, 20_000)
 # What a user would pick instead; what did not run is listed all the same.
 FIELD: Final = {
     "riskstream-thread-1tm": "riskstream, thread mode, one TaskManager",
+    "riskstream-thread-2tasks": "riskstream, thread mode, tasks a stage: 2",
     "riskstream-process": "riskstream, process mode",
     "java": "Java Flink",
     "java-batched": "Java Flink, up to 64 scored at once",
@@ -45,6 +46,7 @@ MOST_OTHERS: Final = 0.2
 def write_page(results: Path, page: Path) -> None:
     """Write `page` (Markdown) and the plots beside the results; a missing result is left out."""
     found = _contestants(results)
+    limits = _read(results, "limits")
     lines = [
         "# Benchmarks",
         "",
@@ -58,14 +60,14 @@ def write_page(results: Path, page: Path) -> None:
         lines += _machine(ran)
         lines += _throughput(ran)
         lines += _by_part(ran)
-        lines += _latency(ran, _read(results, "limits").get("floor", []))
+        lines += _latency(ran, limits.get("floor", []))
         lines += _life(ran)
-        lines += _aims(ran, _read(results, "limits"))
+        lines += _aims(ran, limits)
         lines += _losses(ran)
         plot_throughput(ran, results / "throughput.svg")
         plot_latency(ran, results / "latency.svg")
-    lines += limits_part(_read(results, "limits"))
-    managers = [one for one in ran if one["name"] in (OURS, f"{OURS}-1tm", f"{OURS}-2tasks")]
+    lines += limits_part(limits)
+    managers = [one for one in ran if one["name"].startswith(OURS)]
     managers.sort(key=lambda one: one.get("task_managers", 0))
     lines += scaling_part(
         _read(results, "scaling"), managers, _read(results, "windows").get("keys", [])

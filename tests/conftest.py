@@ -25,6 +25,7 @@ def shared_data() -> Callable[[str], Path]:
     def find(name: str) -> Path:
         folder = base / name
         if not folder.is_dir():
+            # Others' data: no part of the repository, so a clone elsewhere does without.
             pytest.skip(f"real data {name!r} is not at {base}; set RISKSTREAM_SHARED_DATA to it")
         return folder
 

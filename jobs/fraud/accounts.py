@@ -75,6 +75,7 @@ def audit_fraud(
         audit = account(outcomes_since_ms=max(0, since_ms - CLOCKS_APART_MS))
         if audit.clean:
             return audit
+    # All of it again, not the outcomes only: what was on its way a moment ago may have come.
     return account(outcomes_since_ms=None)
 
 

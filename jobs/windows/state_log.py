@@ -25,8 +25,9 @@ __all__ = ["FANOUT", "SEGMENT_BYTES", "LogStore", "MemoryLog", "StateLog"]
 FANOUT: Final = 32
 """Deltas folded at once. Fewer: more rewriting; more: longer pauses and more entries to read."""
 SEGMENT_BYTES: Final = 512 * 1024
-"""A chunk of half this size is left alone. A fold gathers at most twice this before compression,
-so no value passes 4 MiB, which every state backend writes in one piece."""
+"""A chunk of half this size is left alone. A fold gathers at most twice this before compression: no
+value passes 1 MiB, which every state backend writes in one piece, and a batch waits some 5 ms for
+the fold that completes a segment (docs/decisions/0006)."""
 # Where a header holds its clock and the number of its first delta.
 _CLOCK: Final = struct.Struct("<q")
 _CLOCK_AT: Final = 16

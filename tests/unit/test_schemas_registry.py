@@ -40,7 +40,10 @@ BROKEN = record({"name": "a", "type": "string"})
 
 
 class Server(ThreadingHTTPServer):
-    """A registry in memory; `failures` answers are 500 first, `requests` counts."""
+    """A registry in memory, on a free loopback port: it takes no other to test the client.
+
+    `failures` answers are 500 first, `requests` counts.
+    """
 
     daemon_threads = True
 
