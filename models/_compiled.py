@@ -1,9 +1,10 @@
 """Score tree ensembles without the runtime: at small batches most of its time is the call.
 
 Leaves are added up in float32, tree after tree, as onnxruntime does, so raw scores are the same
-bits. Four rows walk a tree side by side, as one waits for its node to arrive; with fewer rows four
-trees do. A walk goes on to the tree's full depth, a leaf leading to itself, so that nothing
-branches on a row's values.
+bits whichever kernel finds them. Many rows go through `models._bitvectors`. Few, or deep trees, are
+walked here: four rows walk a tree side by side, as one waits for its node to arrive; with fewer
+rows four trees do. A walk goes on to the tree's full depth, a leaf leading to itself, so that
+nothing branches on a row's values.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from models._bitvectors import FEWEST_ROWS, MOST_LEAVES, leaf_masks, most_leaves, raw_scores
 from models._layout import breadth_first, tree_depths
 from models.explain import TreeReading
 from models.trees import Trees
@@ -36,15 +38,16 @@ class CompiledTrees:
         # as minus infinity, which goes left, also from a leaf.
         side = np.where(laid.missing_left, np.int32(width), np.int32(0))
         self._every = np.arange(width, dtype=np.int64)
+        tests = np.where(leaf, width, laid.feature + side).astype(np.int32)
+        self._masks = leaf_masks(laid, tests) if most_leaves(laid) <= MOST_LEAVES else None
+        self._base, self._link = np.float32(laid.base), LINKS.index(reading.scale)
         self._model = (
             laid.roots,
             tree_depths(laid),
-            np.where(leaf, width, laid.feature + side).astype(np.int32),
+            tests,
             np.where(leaf, np.float32(np.inf), laid.threshold).astype(np.float32),
             np.where(leaf, own, laid.left).astype(np.int32),
             laid.value.astype(np.float32),
-            np.float32(laid.base),
-            LINKS.index(reading.scale),
         )
 
     def score(
@@ -54,7 +57,12 @@ class CompiledTrees:
 
         `columns` says where the model's features are among the columns; None when they are all.
         """
-        return _score(features, self._every if columns is None else columns, *self._model)
+        columns = self._every if columns is None else columns
+        if self._masks is None or len(features) < FEWEST_ROWS:
+            raw = _walk(features, columns, *self._model)
+        else:
+            raw = raw_scores(features, columns, self._masks)
+        return _link(raw, self._base, self._link)
 
 
 def tree_probes(trees: Trees, rows: NDArray[np.float64], count: int = 256) -> NDArray[np.float64]:
@@ -73,7 +81,7 @@ def tree_probes(trees: Trees, rows: NDArray[np.float64], count: int = 256) -> ND
     return probes.astype(np.float64)
 
 
-_SIGNATURE = nb.types.Array(nb.types.float64, 1, "C")(
+_SIGNATURE = nb.types.Array(nb.types.float32, 1, "C")(
     nb.types.Array(nb.types.float64, 2, "A", readonly=True),
     nb.int64[::1],
     nb.int32[::1],
@@ -82,13 +90,11 @@ _SIGNATURE = nb.types.Array(nb.types.float64, 1, "C")(
     nb.float32[::1],
     nb.int32[::1],
     nb.float32[::1],
-    nb.float32,
-    nb.int64,
 )
 
 
 @nb.njit(_SIGNATURE, cache=True, nogil=True, error_model="numpy")
-def _score(
+def _walk(
     features: NDArray[np.float64],
     columns: NDArray[np.int64],
     roots: NDArray[np.int32],
@@ -97,9 +103,7 @@ def _score(
     threshold: NDArray[np.float32],
     left: NDArray[np.int32],
     value: NDArray[np.float32],
-    base: np.float32,
-    link: int,
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     # Unsigned indexes: numba then leaves out what negative ones would need.
     u = np.uint64
     rows, width = len(features), len(columns)
@@ -155,8 +159,13 @@ def _score(
                 n0 = u(left[n0] + right0)
             total += value[n0]
         raw[r0] = total
-    scores = np.empty(rows)
-    for row in range(rows):
+    return raw
+
+
+@nb.njit("float64[::1](float32[::1], float32, int64)", cache=True, nogil=True, error_model="numpy")
+def _link(raw: NDArray[np.float32], base: np.float32, link: int) -> NDArray[np.float64]:
+    scores = np.empty(len(raw))
+    for row in range(len(raw)):
         score = np.float64(np.float32(raw[row] + base))
         if link == 0:
             score = 1.0 / (1.0 + np.exp(-score))

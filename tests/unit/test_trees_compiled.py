@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from models import session
+from models._bitvectors import FEWEST_ROWS, MOST_LEAVES, most_leaves
 from models._compiled import CompiledTrees, tree_probes
 from models._layout import breadth_first, tree_depths
 from models._shapley import shapley_tables, shapley_values
@@ -217,8 +218,13 @@ def test_compiled_scores_are_the_runtime_s(kind: str) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("scale", LINKS)
-def test_raw_sums_are_the_same_bits_as_the_runtime_s(seed: int, scale: str) -> None:
-    trees = _random_trees(seed, trees=7)
+@pytest.mark.parametrize("depth", [0, 1, 5, 6, 11])
+def test_raw_sums_are_the_same_bits_as_the_runtime_s(seed: int, scale: str, depth: int) -> None:
+    # At most 1, 2, 32 and 64 leaves a tree, and more than a word has bits for.
+    trees = _random_trees(seed, trees=7, depth=depth)
+    leaves = most_leaves(breadth_first(trees))
+    assert (leaves > MOST_LEAVES) == (depth == 11)
+    assert (leaves > 32) == (depth > 5)
     data = tree_model(trees, "identity")
     rows = _random_rows(seed, 3_001)
     rows[:1000] = tree_probes(trees, rows[:20].astype(np.float64), 1_000)
@@ -235,7 +241,8 @@ def test_compiled_scores_do_not_depend_on_how_batches_are_cut() -> None:
     compiled = CompiledTrees(reading, WIDTH)
     rows = ROWS[:211].astype(np.float64)
     whole = compiled.score(rows)
-    for size in (1, 2, 3, 4, 5, 7, 64):
+    sizes = (1, 2, 3, 4, 5, 7, FEWEST_ROWS - 1, FEWEST_ROWS, 31, 32, 33, 64, 127, 128, 129)
+    for size in sizes:
         parts = [compiled.score(rows[at : at + size]) for at in range(0, len(rows), size)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert compiled.score(rows[:0]).shape == (0,)
