@@ -14,11 +14,16 @@ global understanding with explainable AI for trees", 2020).
 Leaves share the upper part of their paths, so the products are made on the way down the tree, one
 factor an edge, and their sums on the way up: an edge costs the same whatever hangs below it. Four
 points of the rule go through the tree together.
+
+What a tree gives depends on nothing but which of its tests hold, and alerts resemble each other: so
+it is kept by that, and looked up when the same tests hold again. A row's values are the sums of its
+trees' in their order, kept or not: the same bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numba as nb
@@ -34,6 +39,26 @@ __all__ = ["ShapleyTables", "shapley_tables", "shapley_values"]
 
 LANES: Final = 4
 """Points of the quadrature rule that the kernel carries side by side."""
+
+_KEPT_BYTES: Final = 8 << 20
+# What a model may keep of earlier rows: 32,768 trees' values of 15 features each.
+
+
+class _Kept:
+    """Values of trees by which of their tests held: sets of two, the older makes room.
+
+    `keys` holds a tree's number plus one and the bits of its tests, `values` a value for each
+    feature, `newest` which of a set was written last.
+    """
+
+    def __init__(self, tests: int, features: int) -> None:
+        words = max(1, -(-tests // 64))
+        sets = max(1, _KEPT_BYTES // (16 * (1 + words + features)))
+        sets = 1 << (sets.bit_length() - 1)
+        self.keys = np.zeros((2 * sets, 1 + words), np.uint64)
+        self.values = np.zeros((2 * sets, features))
+        self.newest = np.zeros(sets, np.uint8)
+        self.lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +77,7 @@ class ShapleyTables:
             elsewhere), the part of the parent's rows that take it, and room to fill a cache line
             with two siblings.
         chunks: by tree, the lanes' worth of points that its rule needs.
+        kept: values of earlier rows, by the number of features in a row.
     """
 
     place: NDArray[np.int32]
@@ -63,6 +89,7 @@ class ShapleyTables:
     points: NDArray[np.float64]
     weights: NDArray[np.float64]
     base: float
+    kept: dict[int, _Kept] = field(default_factory=dict)
 
 
 def shapley_tables(trees: Trees) -> ShapleyTables:
@@ -170,18 +197,39 @@ def _rules(most: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def shapley_values(tables: ShapleyTables, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return contributions, shape (n, k); each row and `base` add up to its raw score."""
-    return _shapley(
-        np.ascontiguousarray(rows, np.float32),
-        tables.place,
-        tables.inner_start,
-        tables.nodes,
-        tables.threshold,
-        tables.edges,
-        tables.chunks,
-        tables.points,
-        tables.weights,
-    )
+    """Return contributions, shape (n, k); each row and `base` add up to its raw score.
+
+    Threads may call this at once; they take turns.
+    """
+    width = rows.shape[1]
+    kept = tables.kept.get(width)
+    if kept is None:
+        widest = int(np.diff(tables.inner_start).max(initial=0))
+        kept = tables.kept.setdefault(width, _Kept(widest, width))
+    with kept.lock:
+        return _shapley(
+            np.ascontiguousarray(rows, np.float32),
+            tables.place,
+            tables.inner_start,
+            tables.nodes,
+            tables.threshold,
+            tables.edges,
+            tables.chunks,
+            tables.points,
+            tables.weights,
+            kept.keys,
+            kept.values,
+            kept.newest,
+        )
+
+
+@nb.njit(inline="always")
+def _same(keys: NDArray[np.uint64], at: np.uint64, key: NDArray[np.uint64]) -> bool:
+    different = np.uint64(0)
+    for word in range(len(key)):
+        different |= keys[at, word] ^ key[word]
+    same: bool = different == np.uint64(0)
+    return same
 
 
 # The four lanes are spelled out below and become vector instructions only by LLVM's superword pass,
@@ -194,7 +242,8 @@ _settings.SLP_VECTORIZE = 1
 
 @nb.njit(
     "float64[:,::1](float32[:,::1], int32[::1], int32[::1], int32[:,::1], float32[::1],"
-    " float64[:,::1], int32[::1], float64[:,::1], float64[:,::1])",
+    " float64[:,::1], int32[::1], float64[:,::1], float64[:,::1], uint64[:,::1], float64[:,::1],"
+    " uint8[::1])",
     cache=True,
     nogil=True,
     error_model="numpy",
@@ -210,6 +259,9 @@ def _shapley(
     chunks: NDArray[np.int32],
     points: NDArray[np.float64],
     weights: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    values: NDArray[np.float64],
+    newest: NDArray[np.uint8],
 ) -> NDArray[np.float64]:
     # Unsigned indexes: numba then leaves out what negative ones would need.
     u = np.uint64
@@ -226,12 +278,40 @@ def _shapley(
     holds[0] = 1
     # By inner node, the child whose edge holds; 0 where an earlier test of the feature failed.
     taken = np.empty(widest, np.int64)
+    # The key of a tree: its number plus one, then a bit for each of its tests that holds.
+    words = u(keys.shape[1])
+    key = np.empty(words, np.uint64)
     for row in range(rows.shape[0]):
         cells = rows[row]
-        shares = out[row]
         for tree in range(len(place)):
             start, begin = u(place[tree]), u(inner_start[tree])
             inner = u(inner_start[tree + 1]) - begin
+            key[0] = u(tree + 1)
+            mixed = key[0]
+            for word in range(one, words):
+                first = (u(word) - one) << u(6)
+                bits = u(0)
+                for number in range(first, min(first + u(64), inner)):
+                    node = begin + u(number)
+                    cell = cells[u(nodes[node, two])]
+                    left = (cell <= threshold[node]) | ((cell != cell) & (nodes[node, four] != 0))
+                    bits |= u(left) << (u(number) - first)
+                key[u(word)] = bits
+                mixed = (mixed ^ bits) * u(0x9E3779B97F4A7C15)
+                mixed ^= mixed >> u(32)
+            pair = mixed & u(len(newest) - 1)
+            at = two * pair
+            if not _same(keys, at, key):
+                at += one
+            if _same(keys, at, key):
+                for one_of in range(rows.shape[1]):
+                    out[row, one_of] += values[at, one_of]
+                continue
+            at = two * pair + u(newest[pair] == 0)
+            newest[pair] ^= 1
+            keys[at] = key
+            shares = values[at]
+            shares[:] = 0.0
             rule = u(chunks[tree])
             for chunk in range(rule):
                 lane = u(chunk) * four
@@ -245,10 +325,8 @@ def _shapley(
                 # of what an earlier test of the feature gave; once one failed, only z shrinks.
                 for number in range(inner):
                     node = begin + u(number)
-                    cell = cells[u(nodes[node, two])]
-                    goes_left = np.int64(
-                        (cell <= threshold[node]) | ((cell != cell) & (nodes[node, four] != 0))
-                    )
+                    bit = key[one + (u(number) >> u(6))] >> (u(number) & u(63)) & one
+                    goes_left = np.int64(bit)
                     low = np.int64(nodes[node, one])
                     good, bad = u(low + 1 - goes_left), u(low + goes_left)
                     before = u(nodes[node, three])
@@ -323,6 +401,8 @@ def _shapley(
                         d0, d1, d2, d3 = old / d0 + f0, old / d1 + f1, old / d2 + f2, old / d3 + f3
                     h0, h1, h2, h3 = h0 - s0 * d0, h1 - s1 * d1, h2 - s2 * d2, h3 - s3 * d3
                     shares[u(nodes[node, two])] += (h0 + h1) + (h2 + h3)
+            for one_of in range(rows.shape[1]):
+                out[row, one_of] += shares[one_of]
     return out
 
 

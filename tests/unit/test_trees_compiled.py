@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
 import pytest
 
-from models import session
+from models import _shapley, session
 from models._bitvectors import FEWEST_ROWS, MOST_LEAVES, most_leaves
 from models._compiled import CompiledTrees, tree_probes
 from models._layout import breadth_first, tree_depths
@@ -139,6 +140,35 @@ def test_contributions_add_up_on_deep_trees_that_repeat_features(width: int, dep
     tables = shapley_tables(trees)
     total = shapley_values(tables, rows).sum(axis=1) + tables.base
     np.testing.assert_allclose(total, raw_scores(trees, rows), atol=1e-9)
+
+
+@pytest.mark.parametrize("kept_bytes", [1, 4_000, 8 << 20])
+@pytest.mark.parametrize("depth", [4, 9])
+def test_contributions_do_not_depend_on_the_rows_before(
+    monkeypatch: pytest.MonkeyPatch, kept_bytes: int, depth: int
+) -> None:
+    # With one byte each tree makes the one before it forgotten.
+    monkeypatch.setattr(_shapley, "_KEPT_BYTES", kept_bytes)
+    trees = _random_trees(7, trees=6, depth=depth)
+    rows = _random_rows(8, 60)
+    alone = np.vstack([shapley_values(shapley_tables(trees), row[None, :]) for row in rows])
+    tables = shapley_tables(trees)
+    order = np.random.default_rng(9).integers(0, len(rows), 900)
+    for at in range(0, len(order), 45):
+        some = order[at : at + 45]
+        np.testing.assert_array_equal(shapley_values(tables, rows[some]), alone[some])
+
+
+def test_threads_that_explain_at_once_get_their_own_rows_values() -> None:
+    trees = _random_trees(7, trees=6, depth=9)
+    rows = _random_rows(8, 40)
+    expected = shapley_values(shapley_tables(trees), rows)
+    tables = shapley_tables(trees)
+    with ThreadPoolExecutor(4) as pool:
+        turns = [np.roll(np.arange(40), shift) for shift in range(200)]
+        found = pool.map(lambda turn: shapley_values(tables, rows[turn]), turns)
+        for turn, values in zip(turns, found, strict=True):
+            np.testing.assert_array_equal(values, expected[turn])
 
 
 def test_a_tree_that_is_one_leaf_contributes_nothing() -> None:
