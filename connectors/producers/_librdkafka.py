@@ -32,7 +32,7 @@ _PRODUCER: Final = 0
 _ERROR_BYTES: Final = 512
 # rd_kafka_vu_t: an int (padded to 8 bytes) and a union of 64 bytes, here as nine 64-bit words.
 _WORDS: Final = 9
-_ARGUMENTS: Final = 5
+_ARGUMENTS: Final = 6
 
 _REPORT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -96,18 +96,22 @@ class Librdkafka:
         values: StringColumn,
         header_name: bytes,
         headers: NDArray[np.int64],
+        timestamps_ms: NDArray[np.int64] | None,
         start: int,
     ) -> tuple[int, int]:
         """Hand over rows from `start` on, until one is refused.
 
-        Keys choose partitions as configured; the header is 8 bytes little-endian; librdkafka copies
-        everything before this returns.
+        Keys choose partitions as configured; the header is 8 bytes little-endian; timestamps are
+        the time of each call if there are none. librdkafka copies everything before this returns.
 
         Returns:
             The row that was refused (or the number of rows) and librdkafka's error code (or 0).
         """
         name = np.frombuffer(header_name + b"\0", np.uint8)
         stamps = np.ascontiguousarray(headers, "<i8")
+        # librdkafka takes 0 for now.
+        if timestamps_ms is None:
+            timestamps_ms = np.zeros(len(values), np.int64)
         arguments = np.zeros(_WORDS * _ARGUMENTS, np.int64)
         row, error = _produce(
             self._produce_address,
@@ -123,6 +127,7 @@ class Librdkafka:
             values.lengths,
             name.ctypes.data,
             stamps.ctypes.data,
+            np.ascontiguousarray(timestamps_ms, np.int64),
             start,
         )
         if not error:
@@ -156,9 +161,8 @@ class Librdkafka:
         # Without rows nothing is called: the kernel is compiled, or loaded from numba's cache.
         none = StringColumn(np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int32))
         words = np.zeros(_WORDS * _ARGUMENTS, np.int64)
-        _produce(
-            0, 0, 0, words, 0, 0, none.starts, none.lengths, 0, none.starts, none.lengths, 0, 0, 0
-        )
+        lengths, starts = none.lengths, none.starts
+        _produce(0, 0, 0, words, 0, 0, starts, lengths, 0, starts, lengths, 0, 0, starts, 0)
 
     def _topic(self, name: str) -> int:
         known = self._topics.get(name)
@@ -232,14 +236,17 @@ def _produce(
     value_lengths: NDArray[np.int32],
     header_name: int,
     header_values: int,
+    timestamps_ms: NDArray[np.int64],
     start: int,
 ) -> tuple[int, int]:
     a = arguments
-    # rd_kafka_vtype_t: RKT 2, VALUE 4, KEY 5, MSGFLAGS 7 (COPY 2), HEADER 9 (name, value, size).
+    # rd_kafka_vtype_t: RKT 2, VALUE 4, KEY 5, MSGFLAGS 7 (COPY 2), TIMESTAMP 8, HEADER 9 (name,
+    # value, size).
     a[0], a[1] = 2, topic
     a[9], a[10] = 7, 2
     a[18], a[27] = 5, 4
     a[36], a[37], a[39] = 9, header_name, 8
+    a[45] = 8
     for row in range(start, len(value_starts)):
         if key_lengths[row] < 0:
             a[19], a[20] = 0, 0
@@ -250,7 +257,8 @@ def _produce(
         else:
             a[28], a[29] = value_data + value_starts[row], value_lengths[row]
         a[38] = header_values + 8 * row
-        error = _call(function, handle, arguments_address, 5)
+        a[46] = timestamps_ms[row]
+        error = _call(function, handle, arguments_address, 6)
         if error != 0:
             return row, error
     return len(value_starts), 0

@@ -62,7 +62,8 @@ class KafkaPublisher:
     """Publishes through librdkafka, idempotent and acknowledged by all replicas.
 
     Keys choose partitions as the Java client does (murmur2), so that all producers of a key agree.
-    The Kafka timestamp is the wall clock of the hand-over. A full queue makes `publish` wait.
+    Kafka timestamps are the wall clock of the hand-over unless given. A full queue makes `publish`
+    wait.
 
     Args:
         configuration: librdkafka settings of the connection (see `connectors.kafka`).
@@ -91,9 +92,11 @@ class KafkaPublisher:
         keys: StringColumn,
         values: StringColumn,
         event_time_ms: NDArray[np.int64],
+        timestamps_ms: NDArray[np.int64] | None = None,
     ) -> None:
         """Hand over records in order; waits while the queue is full."""
         stamps = event_time_ms.astype("<i8").tobytes()
+        times = [0] * len(values) if timestamps_ms is None else timestamps_ms.tolist()
         produce = self._producer.produce
         rows = zip(to_bytes(keys), to_bytes(values), strict=True)
         for index, (key, value) in enumerate(rows):
@@ -102,7 +105,7 @@ class KafkaPublisher:
             ]
             while True:
                 try:
-                    produce(topic, value, key, headers=headers)
+                    produce(topic, value, key, timestamp=times[index], headers=headers)
                     break
                 except BufferError:
                     self._producer.poll(_QUEUE_WAIT_SECONDS)
@@ -164,12 +167,15 @@ class NativePublisher:
         keys: StringColumn,
         values: StringColumn,
         event_time_ms: NDArray[np.int64],
+        timestamps_ms: NDArray[np.int64] | None = None,
     ) -> None:
         """Hand over records in order; waits while the queue is full."""
         row, count = 0, len(values)
         name = EVENT_TIME_HEADER.encode()
         while row < count:
-            row, code = self._library.produce(topic, keys, values, name, event_time_ms, row)
+            row, code = self._library.produce(
+                topic, keys, values, name, event_time_ms, timestamps_ms, row
+            )
             if code == QUEUE_FULL:
                 self._library.poll(round(_QUEUE_WAIT_SECONDS * 1000))
                 self._check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,6 +80,25 @@ def test_keys_values_headers_and_nulls_arrive_as_they_were(
     assert got == dict(zip(times.tolist(), raw, strict=True))
 
 
+@pytest.mark.parametrize("make", [KafkaPublisher, _native], ids=["python", "native"])
+def test_kafka_timestamps_are_those_given_or_the_clock_s(
+    broker: str, make: Callable[[dict[str, object]], Any], request: pytest.FixtureRequest
+) -> None:
+    topic = f"stamped-{request.node.callspec.id}"
+    text = StringColumn.from_texts([str(i) for i in range(20)])
+    given = 1_700_000_000_000 + np.arange(20) * 7
+    publisher = make({"bootstrap.servers": broker, "log_level": 0})
+    began = int(time.time() * 1000)
+    publisher.publish(topic, text, text, np.zeros(20, np.int64), given)
+    publisher.publish(f"{topic}-now", text, text, np.zeros(20, np.int64))
+    publisher.flush()
+    publisher.close()
+    stamps = {int(m.key() or b""): m.timestamp()[1] for m in _read(broker, topic, 20)}
+    assert stamps == dict(enumerate(given.tolist()))
+    ended = int(time.time() * 1000)
+    assert all(began <= m.timestamp()[1] <= ended for m in _read(broker, f"{topic}-now", 20))
+
+
 def test_both_publishers_choose_the_same_partition_for_a_key(broker: str) -> None:
     keys = StringColumn.from_texts([f"c{i}" for i in range(300)])
     chosen = []
@@ -125,7 +145,7 @@ def test_a_full_queue_waits_and_loses_nothing(broker: str) -> None:
     text = StringColumn.from_texts([str(i) for i in range(1_000)])
     row, refusals = 0, 0
     while row < 1_000:
-        row, code = raw.produce("narrow", text, text, b"event_time_ms", np.arange(1_000), row)
+        row, code = raw.produce("narrow", text, text, b"event_time_ms", np.arange(1_000), None, row)
         refusals += code != 0
         raw.poll(5)
     while raw.flush(1_000):
