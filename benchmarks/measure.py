@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.contestants.contestant import Contestant
+from benchmarks.host import host_steadiness
 from benchmarks.reference import Reference
 from benchmarks.services import Services
 from benchmarks.session import Session
@@ -78,6 +79,7 @@ def measure(
     """
     contestant.set_up()
     result["load_before"] = round(os.getloadavg()[0], 1)
+    result["host_before"] = host_steadiness()
     began = time.monotonic()
     try:
         contestant.start(services)
@@ -91,6 +93,7 @@ def measure(
         result["load_after"] = round(os.getloadavg()[0], 1)
     finally:
         contestant.stop()
+        result["host_after"] = host_steadiness()
 
 
 def _under_load(

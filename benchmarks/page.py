@@ -134,6 +134,19 @@ def _machine(found: Sequence[Result]) -> list[str]:
             "nothing of latency, and rank no one.",
             "",
         ]
+    slow = {one["title"]: shares for one in found if (shares := _slow_shares(one))}
+    if slow:
+        worst = ", ".join(
+            f"{title} {' / '.join(f'{share:.1%}' for share in shares)}"
+            for title, shares in slow.items()
+        )
+        lines += [
+            "**How steady the host was**: share of the time in which one core, with nothing else "
+            "to do, worked at less than half its speed, before / after each: "
+            f"{worst}. Steal time does not show it; such stumbles last for some 100 ms and are in "
+            "the tails of the latencies below.",
+            "",
+        ]
     short = [one["title"] for one in found if one.get("short")]
     if short:
         lines += [
@@ -141,6 +154,11 @@ def _machine(found: Sequence[Result]) -> list[str]:
             "",
         ]
     return lines
+
+
+def _slow_shares(one: Result) -> list[float]:
+    found = [one.get(f"host_{when}", {}).get("slow_share") for when in ("before", "after")]
+    return [share for share in found if share is not None]
 
 
 def _busy(one: Result) -> bool:

@@ -28,6 +28,7 @@ from benchmarks.contestants.payments import Job
 from benchmarks.contestants.pyflink_records import PyFlinkRecords, PyFlinkSql
 from benchmarks.contestants.python_engines import Bytewax, KafkaLoop, Pathway, Quix
 from benchmarks.floor import measure_floor
+from benchmarks.host import await_calm
 from benchmarks.limits import efficiency, measure_limits
 from benchmarks.measure import RECOVERY_RATE, Plan, measure
 from benchmarks.page import write_page
@@ -125,6 +126,7 @@ def needed(contestant: Contestant, plan: Plan) -> int:
 @click.option("--recovery", default=8.0, show_default=True, help="Load around a kill; 0: none.")
 @click.option("--surge", default=1.5, show_default=True, help="Seconds of surge; 0: none.")
 @click.option("--flames/--no-flames", default=True, help="Sample this engine's stacks under load.")
+@click.option("--calm", default=0.0, help="Minutes to wait for a calm host before each at most.")
 @click.option("--page", "only_page", is_flag=True, help="Only write the page from kept results.")
 @click.option("--without-stack", is_flag=True, help="Only what needs no servers.")
 @click.option("--home", default="/tmp/riskstream-bench", show_default=True)
@@ -141,6 +143,7 @@ def main(
     recovery: float,
     surge: float,
     flames: bool,
+    calm: float,
     only_page: bool,
     without_stack: bool,
     home: str,
@@ -174,7 +177,7 @@ def main(
             flames=RESULTS if flames and not quick else None,
         )
         if not without_stack:
-            _measure_all(chosen, plan, home, overrides, out, quick)
+            _measure_all(chosen, plan, home, overrides, out, quick, calm)
         if without_stack or not (quick or only):
             _without_servers(out)
     _extend(out)
@@ -188,6 +191,7 @@ def _measure_all(
     overrides: Sequence[str],
     out: str,
     quick: bool,
+    calm: float,
 ) -> None:
     workload = Workload(max(needed(one, plan) for one in chosen), start_ms=TIMED_START_MS)
     plan = replace(plan, timed=workload.records)
@@ -209,6 +213,7 @@ def _measure_all(
                 "short": plan.most_drained < MOST_DRAINED,
             }
             wanted = replace(plan, flames=plan.flames if contestant.name == OURS else None)
+            await_calm(calm, _say)
             try:
                 measure(contestant, services, wanted, reference, _say, result)
             except Exception as e:  # noqa: BLE001 - the others are measured all the same

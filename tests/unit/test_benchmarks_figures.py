@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer
 
+from benchmarks import host
 from benchmarks.cpu_profile import lines_of, table
 from benchmarks.flames import collapse_jfr, draw
+from benchmarks.host import steadiness
 from benchmarks.limits import efficiency
 from benchmarks.load import percentiles, send_at_rate
 from benchmarks.measure import Plan, backlog
@@ -244,6 +246,30 @@ def test_every_record_is_stamped_with_the_time_it_was_due() -> None:
         consumer.close()
     # A millisecond apart, whenever they really left.
     assert sorted(stamp - min(stamps) for stamp in stamps) == pytest.approx(range(200), abs=1)
+
+
+def test_a_host_that_stumbles_is_told_from_a_calm_one() -> None:
+    calm = steadiness([100.0, 99.0, 101.0, 98.0] * 25)
+    assert calm == {"best_per_second": 101, "slow_share": 0.0, "slowest_share": 0.97}
+    stumbling = steadiness([100.0] * 94 + [40.0] * 5 + [10.0])
+    assert stumbling == {"best_per_second": 100, "slow_share": 0.06, "slowest_share": 0.1}
+
+
+def test_waiting_for_a_calm_host_ends_when_it_is_calm_or_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares = [0.2, 0.1, host.CALM, 0.3]
+    monkeypatch.setattr(
+        host, "host_steadiness", lambda: {"slow_share": shares.pop(0), "slowest_share": 0.1}
+    )
+    monkeypatch.setattr(host, "_PAUSE_SECONDS", 0.0)
+    said: list[str] = []
+    host.await_calm(1.0, said.append)
+    assert shares == [0.3]
+    assert len(said) == 2
+    assert "20.0% of the time" in said[0]
+    host.await_calm(0.0, said.append)
+    assert shares == [0.3]
 
 
 def test_percentiles_of_nothing_say_only_that_there_was_nothing() -> None:
