@@ -52,6 +52,32 @@ def test_every_record_is_written_as_fastavro_writes_it() -> None:
     assert direct > 1_000
 
 
+def test_integers_of_every_length_are_written_as_fastavro_writes_them() -> None:
+    writer = value_writer(parse_schema('"long"'))
+    assert writer is not None
+    for bits in range(63):
+        for number in (2**bits - 1, 2**bits, 2**bits + 1):
+            for signed in (number, -number):
+                out = bytearray()
+                writer(signed, out)
+                assert bytes(out) == write_body("long", signed)
+    for outside in (2**63, -(2**63) - 1):
+        with pytest.raises(OverflowError, match=str(outside)):
+            writer(outside, bytearray())
+
+
+def test_maps_are_written_in_their_own_order_whatever_keys_came_before() -> None:
+    schema = {"type": "map", "values": "double"}
+    writer = value_writer(parse_schema(schema))
+    assert writer is not None
+    # More sets of keys than are remembered, and the first ones again.
+    for keys in [["a", "b"], ["b", "a"], ["a"], [], *([f"k{n}", "é"] for n in range(40))] * 2:
+        value = {key: float(place) for place, key in enumerate(keys)}
+        out = bytearray()
+        writer(value, out)
+        assert bytes(out) == write_body(schema, value)
+
+
 SCHEMA = parse_schema(
     {
         "type": "record",
