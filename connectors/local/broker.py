@@ -131,10 +131,11 @@ def _java(java: str, jars: Path, properties: Path, memory_mb: int) -> tuple[str,
     folder = properties.parent
     return (
         java,
-        f"-Xms{min(memory_mb, 256)}m",
+        f"-Xms{memory_mb}m",
         f"-Xmx{memory_mb}m",
-        "-XX:+UseG1GC",
-        "-XX:MaxGCPauseMillis=20",
+        # Nearly all that a broker allocates is gone at once; G1 marked beside it again and again,
+        # as it counts requests of a megabyte among the old.
+        "-XX:+UseSerialGC",
         # Two cores are shared with Flink; without a bound each JVM starts threads for all of them.
         # On a small machine the second compiler took a core for the first half minute, and the
         # broker only moves bytes.

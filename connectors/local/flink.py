@@ -337,8 +337,10 @@ def task_manager_command(
     """
     jvm, options = memory_options(memory_mb, slots)
     # The JVM only moves batches: with one compiler a job is at speed after seconds, not half a
-    # minute.
-    jvm = ("-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:TieredStopAtLevel=1", *jvm)
+    # minute. Little of its heap lives on, so that the serial collector pauses for milliseconds; G1
+    # marked beside the job on the same cores and took batches of megabytes for objects that are too
+    # large to move (docs/decisions/0007-fewer-instructions.md).
+    jvm = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *jvm)
     if warm:
         jvm = (*jvm, f"-javaagent:{bridge_jar()}={sys.executable}:{WARM}")
     options |= {"taskmanager.resource-id": name, **_metrics(metrics_port)}
@@ -442,4 +444,9 @@ def client_environment(files: FlinkFiles, root: Path) -> dict[str, str]:
         # NumPy, ONNX and OpenMP would each start a thread per core in every TaskManager.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        # What a batch frees the next one takes again. Left to itself glibc returns it, and each
+        # batch pays for its pages anew, half of the time of the thread that sends rows.
+        "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+        "MALLOC_TOP_PAD_": str(4 << 20),
     }
