@@ -22,7 +22,7 @@ from connectors.local.stack import LocalStack, resolved_settings
 from connectors.profile_loading import load_profiles
 from connectors.profiles import redis_client
 from connectors.settings import Settings
-from connectors.tables import SCORED_TABLE
+from connectors.tables import SCORED_TABLE, scored_layout
 from jobs.fraud.features import FRAUD_FEATURES
 from jobs.fraud.rule_columns import rule_catalogue
 from jobs.rules.ruleset import RuleSet
@@ -151,7 +151,11 @@ def job_document(settings: Settings) -> dict[str, Any]:
         value_subject(topics.alerts), contract("alert")
     )
     rules = RuleSet.load(ROOT / settings.fraud.rules_file, rule_catalogue())
-    columns = ", ".join(f"`{name}`" for name in (*NUMBERS, *FRAUD_FEATURES.names, *TEXTS))
+    names = [f"`{name}`" for name in (*NUMBERS, *FRAUD_FEATURES.names, *TEXTS)]
+    kinds = dict(
+        column.split(" ", 1) for column in scored_layout(FRAUD_FEATURES.names).structure.split(", ")
+    )
+    columns, structure = ", ".join(names), ", ".join(f"{name} {kinds[name]}" for name in names)
     assert settings.redis.url is not None
     assert manifest.thresholds is not None
     return {
@@ -162,7 +166,9 @@ def job_document(settings: Settings) -> dict[str, Any]:
         "redis": settings.redis.url.get_secret_value(),
         "clickhouse": settings.clickhouse.url,
         "database": settings.clickhouse.database,
-        "insert": f"INSERT INTO `{SCORED_TABLE}` ({columns}) FORMAT RowBinary",
+        # As our own writer does it: the same load on ClickHouse for everyone.
+        "insert": f"INSERT INTO `{SCORED_TABLE}` ({columns}) "
+        f"SELECT {columns} FROM input('{structure}') FORMAT RowBinary",
         "table": SCORED_TABLE,
         "model": str(model),
         "model_input": manifest.input.name,

@@ -220,8 +220,12 @@ class ClickHouseWriter:
         """
         if not count:
             return
+        names = layout.insert_columns
+        # Read as plain strings and made LowCardinality a block at a time: row by row, as an INSERT
+        # without SELECT does it, that is half of what ClickHouse spends on a row.
+        source = f"SELECT {names} FROM input('{layout.structure}')"  # noqa: S608 - names of ours
         arguments = {
-            "query": f"INSERT INTO `{table}` ({layout.insert_columns}) FORMAT RowBinary",
+            "query": f"INSERT INTO `{table}` ({names}) {source} FORMAT RowBinary",
             "insert_deduplication_token": token or xxhash.xxh3_128_hexdigest(rows),
             # A replay may span years; the limit of 100 months an insert would refuse it.
             "max_partitions_per_insert_block": "0",

@@ -97,6 +97,7 @@ class RowBinaryLayout:
         self._fixed = [
             (name, np.dtype(_FIXED[kind])) for name, kind in plain.items() if kind in _FIXED
         ]
+        self._kinds = {**plain, **dict.fromkeys(group, "Float64")}
         self._widths = np.array([kind.itemsize for _, kind in self._fixed], np.int64)
         self._strings = [name for name, kind in plain.items() if kind == _STRING]
         self._sets = [name for name, kind in plain.items() if kind == _STRINGS]
@@ -113,6 +114,17 @@ class RowBinaryLayout:
     def insert_columns(self) -> str:
         """The column list as SQL, quoted."""
         return ", ".join(f"`{name}`" for name in self.columns)
+
+    @property
+    def structure(self) -> str:
+        """Names and types of the bytes as SQL, for the table function `input`.
+
+        Without LowCardinality, and enums as the numbers that they are.
+        """
+        return ", ".join(
+            f"`{name}` {'Int8' if self._kinds[name] == 'Enum8' else self._kinds[name]}"
+            for name in self.columns
+        )
 
     def pack(self, columns: Mapping[str, PackedValue], n: int) -> bytes:
         """Return `n` rows.

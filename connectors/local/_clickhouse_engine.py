@@ -9,6 +9,7 @@ one of its kind: no request sees another's settings, and the usual request needs
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -33,6 +34,7 @@ SESSION_TIMEOUT_SECONDS: Final = 60.0
 """How long an unused session lives unless the request names another time, as in ClickHouse."""
 
 _CODE: Final = re.compile(r"Code: (\d+)\. ?")
+_INPUT: Final = re.compile(r"\binput\s*\(", re.IGNORECASE)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 _ONE_BLOCK: Final = {
@@ -155,6 +157,9 @@ class Engine:
         self._first.close()
 
     def _insert(self, connection: Any, statement: Statement, began: int) -> Answer:
+        read = _INPUT.search(statement.sql)
+        if read is not None:
+            return self._insert_selected(connection, statement, read, began)
         inserter = connection.send_insert(statement.sql, statement.data_format)
         try:
             # An empty body is an INSERT of no rows, which ClickHouse accepts.
@@ -170,6 +175,28 @@ class Engine:
             read_bytes=written.bytes_written,
             written_rows=written.rows_written,
             written_bytes=written.bytes_written,
+            elapsed_ns=time.perf_counter_ns() - began,
+        )
+
+    def _insert_selected(
+        self, connection: Any, statement: Statement, read: re.Match[str], began: int
+    ) -> Answer:
+        # chDB has no table function `input`: the rows are a file in memory that goes with us.
+        rows = os.memfd_create("insert")
+        try:
+            with open(rows, "wb", closefd=False) as file:
+                file.write(statement.data or b"")
+            source = f"file('/proc/self/fd/{rows}', '{statement.data_format}', "
+            sql = statement.sql[: read.start()] + source + statement.sql[read.end() :]
+            written = connection.query(sql, params=dict(statement.parameters))
+        finally:
+            os.close(rows)
+        return Answer(
+            data=b"",
+            read_rows=written.rows_written(),
+            read_bytes=written.bytes_written(),
+            written_rows=written.rows_written(),
+            written_bytes=written.bytes_written(),
             elapsed_ns=time.perf_counter_ns() - began,
         )
 

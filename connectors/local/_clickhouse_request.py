@@ -56,7 +56,8 @@ _TRAILING_FORMAT: Final = re.compile(
     r"\bFORMAT\s+([A-Za-z]\w*)(?:\s+SETTINGS\s[^;]*)?[\s;]*\Z", re.IGNORECASE
 )
 _FILE_CLAUSE: Final = re.compile(r"\b(?:OUTFILE|INFILE)\b", re.IGNORECASE)
-_ENDS_DATA_SEARCH: Final = frozenset({"VALUES", "SELECT", "WITH", "FROM", "WATCH"})
+_ENDS_DATA_SEARCH: Final = frozenset({"VALUES", "WATCH"})
+_SELECTS: Final = frozenset({"SELECT", "WITH", "FROM"})
 
 _STATUS: Final = {
     # As ClickHouse maps its codes: 400 for what the client wrote, 404 for what is not there.
@@ -125,9 +126,10 @@ def split_insert(sql: str) -> tuple[str, str, int] | None:
 
     Returns:
         The statement without FORMAT, the format's name and where the name ends; None when the
-        statement is no INSERT or its rows are in it (VALUES, SELECT, INFILE).
+        statement is no INSERT or its rows are in it (VALUES, INFILE, SELECT but from `input`).
     """
     depth = 0
+    selects = reads_input = False
     words: list[str] = []
     tokens = _TOKEN.finditer(sql)
     for token in tokens:
@@ -138,8 +140,12 @@ def split_insert(sql: str) -> tuple[str, str, int] | None:
         word = text.upper()
         if not words and word != "INSERT":
             return None
+        reads_input |= text == "(" and words[-1] == "INPUT"
         words.append(word)
         if depth == 0 and word in _ENDS_DATA_SEARCH:
+            return None
+        selects |= depth == 0 and word in _SELECTS
+        if depth == 0 and word == "FORMAT" and selects and not reads_input:
             return None
         if depth == 0 and word == "FORMAT" and len(words) > 2:
             name = next(tokens, None)

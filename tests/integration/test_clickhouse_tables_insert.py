@@ -54,11 +54,16 @@ def test_rows_of_many_years_arrive_once_however_often_they_are_inserted(
     n = 500
     rows = layout.pack(_columns(n, 10 * 86_400_000), n)
     writer = ClickHouseWriter(settings, give_up_after=0)
-    writer.insert(SCORED_TABLE, layout, n, rows)
-    writer.insert(SCORED_TABLE, layout, n, rows)
-    writer.insert(SCORED_TABLE, layout, n, rows, token="another")
-    writer.close()
     client = ClickHouseClient(settings)
+    client.execute(f"SYSTEM STOP MERGES {SCORED_TABLE}")
+    writer.insert(SCORED_TABLE, layout, n, rows)
+    writer.insert(SCORED_TABLE, layout, n, rows)
+    # The same rows under the same token are stored once, under another one beside them.
+    assert client.rows(f"SELECT count() AS n FROM {SCORED_TABLE}") == [{"n": n}]
+    writer.insert(SCORED_TABLE, layout, n, rows, token="another")
+    assert client.rows(f"SELECT count() AS n FROM {SCORED_TABLE}") == [{"n": 2 * n}]
+    client.execute(f"SYSTEM START MERGES {SCORED_TABLE}")
+    writer.close()
     (counted,) = client.rows(f"SELECT count() AS n, uniqExact(event_id) AS ids FROM {SCORED_VIEW}")
     assert counted == {"n": n, "ids": n}
     (row,) = client.rows(f"SELECT * FROM {SCORED_VIEW} WHERE event_id = {{id:String}}", {"id": "7"})

@@ -28,6 +28,11 @@ from connectors.local.flink import memory_options
             "/* FORMAT x */ INSERT INTO t SETTINGS async_insert = 0",
             "TSV",
         ),
+        (
+            "INSERT INTO t (a) SELECT a FROM input('a Int8, b String') FORMAT RowBinary",
+            "INSERT INTO t (a) SELECT a FROM input('a Int8, b String')",
+            "RowBinary",
+        ),
     ],
 )
 def test_rows_begin_after_the_format_of_an_insert(sql: str, head: str, name: str) -> None:
@@ -42,6 +47,8 @@ def test_rows_begin_after_the_format_of_an_insert(sql: str, head: str, name: str
         "SELECT 1 FORMAT JSON",
         "INSERT INTO t VALUES (1, 'x FORMAT CSV')",
         "INSERT INTO t SELECT * FROM u FORMAT CSV",
+        "INSERT INTO t SELECT input FROM input FORMAT CSV",
+        "INSERT INTO t SELECT (input) FROM u FORMAT CSV",
         "INSERT INTO t FROM INFILE 'x' FORMAT CSV",
         "INSERT INTO t",
         "INSERT INTO t FORMAT",
