@@ -26,6 +26,8 @@ from benchmarks.contestants.payments import (
 __all__ = ["main"]
 
 POLL_MS: Final = 5
+JOIN_MS: Final = 5_000
+"""Until partitions are assigned: each poll begins the search for the coordinator anew."""
 MOST: Final = 500
 
 
@@ -52,7 +54,7 @@ def main(path: str) -> None:
     customers: dict[str, Log] = {}
     terminals: dict[str, Log] = {}
     while True:
-        polled = consumer.poll(POLL_MS)
+        polled = consumer.poll(POLL_MS if consumer.assignment() else JOIN_MS)
         now_ms = time.time_ns() // 1_000_000
         payments: list[dict[str, Any]] = []
         for messages in polled.values():
