@@ -32,6 +32,7 @@ _HOPELESS: Final = frozenset(
     {6, 10, 16, 26, 27, 33, 36, 38, 41, 43, 44, 46, 47, 50, 53, 60, 62, 72, 73, 81, 115, 117, 131}
     | {164, 192, 193, 194, 349, 386, 492, 497, 516}
 )
+_ACCESS_DENIED: Final = 497
 _FIRST_WAIT_SECONDS: Final = 0.1
 # Long enough not to press a server that is coming up, short enough that the backlog stays small.
 _LONGEST_WAIT_SECONDS: Final = 5.0
@@ -195,6 +196,7 @@ class ClickHouseWriter:
         self._on_retry = on_retry
         self._sleep = sleep
         self._give_up_after = give_up_after
+        self._may_use_input = True
 
     def insert(
         self,
@@ -220,12 +222,8 @@ class ClickHouseWriter:
         """
         if not count:
             return
-        names = layout.insert_columns
-        # Read as plain strings and made LowCardinality a block at a time: row by row, as an INSERT
-        # without SELECT does it, that is half of what ClickHouse spends on a row.
-        source = f"SELECT {names} FROM input('{layout.structure}')"  # noqa: S608 - names of ours
         arguments = {
-            "query": f"INSERT INTO `{table}` ({names}) {source} FORMAT RowBinary",
+            "query": self._statement(table, layout),
             "insert_deduplication_token": token or xxhash.xxh3_128_hexdigest(rows),
             # A replay may span years; the limit of 100 months an insert would refuse it.
             "max_partitions_per_insert_block": "0",
@@ -236,6 +234,12 @@ class ClickHouseWriter:
             try:
                 self._client.request(arguments, rows)
                 return
+            except ClickHouseRefused as e:
+                if e.code != _ACCESS_DENIED or not self._may_use_input:
+                    raise
+                self._may_use_input = False
+                arguments["query"] = self._statement(table, layout)
+                continue
             except ClickHouseUnavailable as e:
                 attempt += 1
                 if self._give_up_after is not None and attempt > self._give_up_after:
@@ -243,6 +247,16 @@ class ClickHouseWriter:
                 self._on_retry(attempt, e)
             self._sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+
+    def _statement(self, table: str, layout: RowBinaryLayout) -> str:
+        names = layout.insert_columns
+        # Read as plain strings and made LowCardinality a block at a time: row by row, as an INSERT
+        # without SELECT does it, that is half of what ClickHouse spends on a row. It takes the
+        # right CREATE TEMPORARY TABLE, as table functions do; a user without it inserts plainly.
+        source = ""
+        if self._may_use_input:
+            source = f"SELECT {names} FROM input('{layout.structure}') "  # noqa: S608 - names of ours
+        return f"INSERT INTO `{table}` ({names}) {source}FORMAT RowBinary"
 
     def close(self) -> None:
         """Close the connection."""

@@ -186,6 +186,28 @@ def test_an_insert_that_can_never_work_is_refused_at_once(answer: tuple[int, int
     assert len(seen) == 1
 
 
+def test_a_user_who_may_not_use_table_functions_inserts_plainly() -> None:
+    denied = (403, 497, b"Not enough privileges: CREATE TEMPORARY TABLE")
+    with _server([denied]) as (settings, seen):
+        writer = ClickHouseWriter(settings)
+        writer.insert("t", LAYOUT, 1, b"x")
+        writer.insert("t", LAYOUT, 1, b"y")
+        writer.close()
+    assert [body for _, body in seen] == [b"x", b"x", b"y"]
+    assert ["input%28" in path for path, _ in seen] == [True, False, False]
+    assert len({path.split("insert_deduplication_token=")[1] for path, _ in seen[:2]}) == 1
+
+
+def test_a_user_who_may_not_insert_at_all_is_refused() -> None:
+    denied = (403, 497, b"Not enough privileges: INSERT")
+    with _server([denied, denied]) as (settings, seen):
+        writer = ClickHouseWriter(settings)
+        with pytest.raises(ClickHouseRefused):
+            writer.insert("t", LAYOUT, 1, b"x")
+        writer.close()
+    assert len(seen) == 2
+
+
 def test_a_writer_that_was_told_to_gives_up() -> None:
     with _server([(503, 0, b"away")] * 3) as (settings, seen):
         writer = ClickHouseWriter(settings, sleep=lambda _: None, give_up_after=2)
