@@ -60,12 +60,18 @@ _KEYS: Final = 256
 # Keys that a map's writer remembers: a few times the features of a model; each costs some 100
 # bytes.
 
+_DEEPEST: Final = 30
+# Levels of indentation: Python takes no more than 20 loops within each other, each two levels.
+
 _KEY_SETS: Final = 16
 # The same for maps of doubles, by all their keys: one for each model and job.
 
 
 def value_writer(node: Node) -> ValueWriter | None:
-    """Return the writer of a type; None for one that needs fastavro (recursive, wide unions)."""
+    """Return the writer of a type; None for one that fastavro writes: recursive, deep, wide unions.
+
+    Wide is a union of more than null and one other type.
+    """
     source = _Source()
     if not source.value(node, "value", 1, ()):
         return None
@@ -99,6 +105,8 @@ class _Source:
 
     def value(self, node: Node, at: str, depth: int, open_records: tuple[Node, ...]) -> bool:
         kind = node.kind
+        if depth > _DEEPEST:
+            return False
         if kind in _SIMPLE:
             self._add(depth, *(line.format(at=at) for line in _SIMPLE[kind]))
         elif kind in _INTEGERS:

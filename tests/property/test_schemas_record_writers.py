@@ -78,6 +78,16 @@ def test_maps_are_written_in_their_own_order_whatever_keys_came_before() -> None
         assert bytes(out) == write_body(schema, value)
 
 
+def test_types_too_deep_for_a_function_are_written_all_the_same() -> None:
+    schema: Any = "int"
+    value: Any = 7
+    for _ in range(25):
+        schema, value = {"type": "array", "items": schema}, [value]
+    record = {"type": "record", "name": "Deep", "fields": [{"name": "deep", "type": schema}]}
+    encoded = RecordEncoder(parse_schema(record), 7).encode({"deep": value})
+    assert encoded == frame_value(7, write_body(record, {"deep": value}))
+
+
 SCHEMA = parse_schema(
     {
         "type": "record",
