@@ -16,6 +16,7 @@ import orjson
 
 from benchmarks.processes import tree
 from benchmarks.workload import Workload
+from connectors.clickhouse import insert_statement
 from connectors.local.flink_lib import ROOT
 from connectors.local.plan import Plan
 from connectors.local.stack import LocalStack, resolved_settings
@@ -151,11 +152,7 @@ def job_document(settings: Settings) -> dict[str, Any]:
         value_subject(topics.alerts), contract("alert")
     )
     rules = RuleSet.load(ROOT / settings.fraud.rules_file, rule_catalogue())
-    names = [f"`{name}`" for name in (*NUMBERS, *FRAUD_FEATURES.names, *TEXTS)]
-    kinds = dict(
-        column.split(" ", 1) for column in scored_layout(FRAUD_FEATURES.names).structure.split(", ")
-    )
-    columns, structure = ", ".join(names), ", ".join(f"{name} {kinds[name]}" for name in names)
+    types = scored_layout(FRAUD_FEATURES.names).types
     assert settings.redis.url is not None
     assert manifest.thresholds is not None
     return {
@@ -167,8 +164,10 @@ def job_document(settings: Settings) -> dict[str, Any]:
         "clickhouse": settings.clickhouse.url,
         "database": settings.clickhouse.database,
         # As our own writer does it: the same load on ClickHouse for everyone.
-        "insert": f"INSERT INTO `{SCORED_TABLE}` ({columns}) "
-        f"SELECT {columns} FROM input('{structure}') FORMAT RowBinary",
+        "insert": insert_statement(
+            SCORED_TABLE,
+            {name: types[name] for name in (*NUMBERS, *FRAUD_FEATURES.names, *TEXTS)},
+        ),
         "table": SCORED_TABLE,
         "model": str(model),
         "model_input": manifest.input.name,

@@ -24,7 +24,13 @@ from connectors.row_binary import RowBinaryLayout
 from connectors.settings import ClickHouseSettings
 from schemas.errors import ConfigurationError, FatalError, RetryableError
 
-__all__ = ["ClickHouseClient", "ClickHouseRefused", "ClickHouseUnavailable", "ClickHouseWriter"]
+__all__ = [
+    "ClickHouseClient",
+    "ClickHouseRefused",
+    "ClickHouseUnavailable",
+    "ClickHouseWriter",
+    "insert_statement",
+]
 
 # Exceptions that no wait can heal, whatever their HTTP status: unreadable data, unknown columns,
 # tables and databases, wrong types and syntax, wrong user or rights.
@@ -196,7 +202,7 @@ class ClickHouseWriter:
         self._on_retry = on_retry
         self._sleep = sleep
         self._give_up_after = give_up_after
-        self._may_use_input = True
+        self._plain = False
 
     def insert(
         self,
@@ -223,7 +229,7 @@ class ClickHouseWriter:
         if not count:
             return
         arguments = {
-            "query": self._statement(table, layout),
+            "query": insert_statement(table, layout.types, plain=self._plain),
             "insert_deduplication_token": token or xxhash.xxh3_128_hexdigest(rows),
             # A replay may span years; the limit of 100 months an insert would refuse it.
             "max_partitions_per_insert_block": "0",
@@ -235,10 +241,11 @@ class ClickHouseWriter:
                 self._client.request(arguments, rows)
                 return
             except ClickHouseRefused as e:
-                if e.code != _ACCESS_DENIED or not self._may_use_input:
+                # A user may insert and yet not use table functions.
+                if e.code != _ACCESS_DENIED or self._plain:
                     raise
-                self._may_use_input = False
-                arguments["query"] = self._statement(table, layout)
+                self._plain = True
+                arguments["query"] = insert_statement(table, layout.types, plain=True)
                 continue
             except ClickHouseUnavailable as e:
                 attempt += 1
@@ -248,19 +255,22 @@ class ClickHouseWriter:
             self._sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
-    def _statement(self, table: str, layout: RowBinaryLayout) -> str:
-        names = layout.insert_columns
-        # Read as plain strings and made LowCardinality a block at a time: row by row, as an INSERT
-        # without SELECT does it, that is half of what ClickHouse spends on a row. It takes the
-        # right CREATE TEMPORARY TABLE, as table functions do; a user without it inserts plainly.
-        source = ""
-        if self._may_use_input:
-            source = f"SELECT {names} FROM input('{layout.structure}') "  # noqa: S608 - names of ours
-        return f"INSERT INTO `{table}` ({names}) {source}FORMAT RowBinary"
-
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def insert_statement(table: str, types: Mapping[str, str], *, plain: bool = False) -> str:
+    """Return the INSERT whose rows, in RowBinary, hold values of `types` in their order.
+
+    Rows are read as plain strings and made LowCardinality a block at a time: row by row, as a
+    `plain` INSERT does it, that is half of what ClickHouse spends on a row. It takes the right
+    CREATE TEMPORARY TABLE, as table functions do.
+    """
+    names = ", ".join(f"`{name}`" for name in types)
+    structure = ", ".join(f"`{name}` {kind}" for name, kind in types.items())
+    source = "" if plain else f"SELECT {names} FROM input('{structure}') "  # noqa: S608 - our names
+    return f"INSERT INTO `{table}` ({names}) {source}FORMAT RowBinary"
 
 
 def _parameters(values: Mapping[str, object] | None) -> dict[str, str]:

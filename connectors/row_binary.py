@@ -111,20 +111,10 @@ class RowBinaryLayout:
         return [*names, *self._group, *self._strings, *self._sets]
 
     @property
-    def insert_columns(self) -> str:
-        """The column list as SQL, quoted."""
-        return ", ".join(f"`{name}`" for name in self.columns)
-
-    @property
-    def structure(self) -> str:
-        """Names and types of the bytes as SQL, for the table function `input`.
-
-        Without LowCardinality, and enums as the numbers that they are.
-        """
-        return ", ".join(
-            f"`{name}` {'Int8' if self._kinds[name] == 'Enum8' else self._kinds[name]}"
-            for name in self.columns
-        )
+    def types(self) -> dict[str, str]:
+        """What the bytes are, by name in their order: no LowCardinality, enums as numbers."""
+        kinds = {name: self._kinds[name] for name in self.columns}
+        return {name: "Int8" if kind == "Enum8" else kind for name, kind in kinds.items()}
 
     def pack(self, columns: Mapping[str, PackedValue], n: int) -> bytes:
         """Return `n` rows.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models.trees import Trees
 
-__all__ = ["FEWEST_ROWS", "MOST_LEAVES", "LeafMasks", "leaf_masks", "most_leaves", "raw_scores"]
+__all__ = ["FEWEST_ROWS", "MOST_LEAVES", "LeafMasks", "leaf_masks", "leaf_sums", "most_leaves"]
 
 MOST_LEAVES: Final = 64
 """Leaves of a tree that a word has bits for."""
@@ -31,10 +31,11 @@ FEWEST_ROWS: Final = 12
 _BLOCK: Final = 128
 # Rows whose cells and leaves stay in the first cache while all trees pass.
 
-_lowest_bit: Any = trailing_zeros
-
 _TOGETHER: Final = 32
 # Rows that compiled code takes at once, with AVX2: a block is filled up to a multiple of them.
+
+# Typed as what it is inside a kernel.
+_lowest_bit: Any = trailing_zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def leaf_masks(laid: Trees, tests: NDArray[np.int32]) -> LeafMasks:
     )
 
 
-def raw_scores(
+def leaf_sums(
     features: NDArray[np.float64], columns: NDArray[np.int64], masks: LeafMasks
 ) -> NDArray[np.float32]:
     """Return the sum of the leaves that each row reaches, added up in the order of the trees.

@@ -15,7 +15,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from models._bitvectors import FEWEST_ROWS, MOST_LEAVES, leaf_masks, most_leaves, raw_scores
+from models._bitvectors import FEWEST_ROWS, MOST_LEAVES, leaf_masks, leaf_sums, most_leaves
 from models._layout import breadth_first, tree_depths
 from models.explain import TreeReading
 from models.trees import Trees
@@ -61,7 +61,7 @@ class CompiledTrees:
         if self._masks is None or len(features) < FEWEST_ROWS:
             raw = _walk(features, columns, *self._model)
         else:
-            raw = raw_scores(features, columns, self._masks)
+            raw = leaf_sums(features, columns, self._masks)
         return _link(raw, self._base, self._link)
 
 

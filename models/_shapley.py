@@ -23,7 +23,7 @@ trees' in their order, kept or not: the same bits.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numba as nb
@@ -48,10 +48,11 @@ class _Kept:
     """Values of trees by which of their tests held: sets of two, the older makes room.
 
     `keys` holds a tree's number plus one and the bits of its tests, `values` a value for each
-    feature, `newest` which of a set was written last.
+    feature up to the last that is tested, `newest` which of a set was written last.
     """
 
     def __init__(self, tests: int, features: int) -> None:
+        """Make room for trees of at most so many tests and features."""
         words = max(1, -(-tests // 64))
         sets = max(1, _KEPT_BYTES // (16 * (1 + words + features)))
         sets = 1 << (sets.bit_length() - 1)
@@ -77,7 +78,7 @@ class ShapleyTables:
             elsewhere), the part of the parent's rows that take it, and room to fill a cache line
             with two siblings.
         chunks: by tree, the lanes' worth of points that its rule needs.
-        kept: values of earlier rows, by the number of features in a row.
+        kept: values of earlier rows.
     """
 
     place: NDArray[np.int32]
@@ -89,7 +90,7 @@ class ShapleyTables:
     points: NDArray[np.float64]
     weights: NDArray[np.float64]
     base: float
-    kept: dict[int, _Kept] = field(default_factory=dict)
+    kept: _Kept
 
 
 def shapley_tables(trees: Trees) -> ShapleyTables:
@@ -120,10 +121,11 @@ def shapley_tables(trees: Trees) -> ShapleyTables:
     edges[:, 0] = known
     edges[own, 1] = np.where(leaf, laid.value, 1.0)
     edges[:, 2] = share
+    inner_start = np.searchsorted(tree[inner], np.arange(len(size) + 1)).astype(np.int32)
     nodes = [local[inner], local[laid.left[inner]], laid.feature[inner], earlier[inner]]
     return ShapleyTables(
         place=place,
-        inner_start=np.searchsorted(tree[inner], np.arange(len(size) + 1)).astype(np.int32),
+        inner_start=inner_start,
         nodes=np.column_stack([*nodes, laid.missing_left[inner]]).astype(np.int32),
         threshold=laid.threshold[inner],
         edges=edges,
@@ -131,6 +133,7 @@ def shapley_tables(trees: Trees) -> ShapleyTables:
         points=points,
         weights=weights,
         base=float(trees.base + np.sum(laid.value[leaf] * reach[leaf])),
+        kept=_Kept(int(np.diff(inner_start).max(initial=0)), int(laid.feature.max(initial=-1)) + 1),
     )
 
 
@@ -201,11 +204,7 @@ def shapley_values(tables: ShapleyTables, rows: NDArray[np.float32]) -> NDArray[
 
     Threads may call this at once; they take turns.
     """
-    width = rows.shape[1]
-    kept = tables.kept.get(width)
-    if kept is None:
-        widest = int(np.diff(tables.inner_start).max(initial=0))
-        kept = tables.kept.setdefault(width, _Kept(widest, width))
+    kept = tables.kept
     with kept.lock:
         return _shapley(
             np.ascontiguousarray(rows, np.float32),
@@ -304,8 +303,8 @@ def _shapley(
             if not _same(keys, at, key):
                 at += one
             if _same(keys, at, key):
-                for one_of in range(rows.shape[1]):
-                    out[row, one_of] += values[at, one_of]
+                for feature in range(values.shape[1]):
+                    out[row, feature] += values[at, feature]
                 continue
             at = two * pair + u(newest[pair] == 0)
             newest[pair] ^= 1
@@ -401,8 +400,8 @@ def _shapley(
                         d0, d1, d2, d3 = old / d0 + f0, old / d1 + f1, old / d2 + f2, old / d3 + f3
                     h0, h1, h2, h3 = h0 - s0 * d0, h1 - s1 * d1, h2 - s2 * d2, h3 - s3 * d3
                     shares[u(nodes[node, two])] += (h0 + h1) + (h2 + h3)
-            for one_of in range(rows.shape[1]):
-                out[row, one_of] += shares[one_of]
+            for feature in range(values.shape[1]):
+                out[row, feature] += shares[feature]
     return out
 
 

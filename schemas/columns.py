@@ -68,12 +68,17 @@ class StringColumn:
     @staticmethod
     def from_texts(texts: Sequence[str | None]) -> StringColumn:
         """Build a column from Python strings (tools and tests only)."""
-        raw = [None if text is None else text.encode("utf-8") for text in texts]
-        lengths = np.array([-1 if item is None else len(item) for item in raw], np.int32)
+        return StringColumn.from_bytes(
+            [None if text is None else text.encode("utf-8") for text in texts]
+        )
+
+    @staticmethod
+    def from_bytes(values: Sequence[bytes | None]) -> StringColumn:
+        """Build a column from bytes, packed one after another (not the hot path)."""
+        lengths = np.array([-1 if value is None else len(value) for value in values], np.int32)
         sizes = np.maximum(lengths, 0).astype(np.int64)
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)[:-1]]) if raw else sizes
-        data = np.frombuffer(b"".join(item or b"" for item in raw), np.uint8)
-        return StringColumn(data, starts, lengths)
+        data = np.frombuffer(b"".join(value or b"" for value in values), np.uint8)
+        return StringColumn(data, np.cumsum(sizes) - sizes, lengths)
 
 
 Column: TypeAlias = NumberColumn | StringColumn

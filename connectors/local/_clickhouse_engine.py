@@ -95,6 +95,21 @@ class Answer:
     elapsed_ns: int = 0
 
 
+@contextmanager
+def _file_of(data: bytes | memoryview) -> Iterator[str]:
+    """Return the path of a file in memory that lasts as long as the context.
+
+    chDB has no table function `input` but `file`, and INSERT ... SELECT takes no rows beside it.
+    """
+    rows = os.memfd_create("insert")
+    try:
+        with open(rows, "wb", closefd=False) as file:
+            file.write(data)
+        yield f"/proc/self/fd/{rows}"
+    finally:
+        os.close(rows)
+
+
 @dataclass(slots=True)
 class _Session:
     connection: Any
@@ -128,20 +143,15 @@ class Engine:
         began = time.perf_counter_ns()
         with self._running, self._connection(statement) as connection:
             try:
-                if statement.data is not None:
+                if statement.data is None:
+                    return self._query(connection, statement, statement.sql, began)
+                read = _INPUT.search(statement.sql)
+                if read is None:
                     return self._insert(connection, statement, began)
-                result = connection.query(
-                    statement.sql, statement.output_format, params=dict(statement.parameters)
-                )
-                return Answer(
-                    # chDB keeps the buffer only as long as the result.
-                    data=bytes(result.bytes() or b""),
-                    read_rows=result.storage_rows_read(),
-                    read_bytes=result.storage_bytes_read(),
-                    written_rows=result.rows_written(),
-                    written_bytes=result.bytes_written(),
-                    elapsed_ns=time.perf_counter_ns() - began,
-                )
+                with _file_of(statement.data) as path:
+                    source = f"file('{path}', '{statement.data_format}', "
+                    sql = statement.sql[: read.start()] + source + statement.sql[read.end() :]
+                    return self._query(connection, statement, sql, began)
             except (chdb.ChdbError, RuntimeError, ValueError, TypeError) as e:
                 raise EngineError.of(e) from e
 
@@ -156,10 +166,19 @@ class Engine:
             connection.close()
         self._first.close()
 
+    def _query(self, connection: Any, statement: Statement, sql: str, began: int) -> Answer:
+        result = connection.query(sql, statement.output_format, params=dict(statement.parameters))
+        return Answer(
+            # chDB keeps the buffer only as long as the result.
+            data=bytes(result.bytes() or b""),
+            read_rows=result.storage_rows_read(),
+            read_bytes=result.storage_bytes_read(),
+            written_rows=result.rows_written(),
+            written_bytes=result.bytes_written(),
+            elapsed_ns=time.perf_counter_ns() - began,
+        )
+
     def _insert(self, connection: Any, statement: Statement, began: int) -> Answer:
-        read = _INPUT.search(statement.sql)
-        if read is not None:
-            return self._insert_selected(connection, statement, read, began)
         inserter = connection.send_insert(statement.sql, statement.data_format)
         try:
             # An empty body is an INSERT of no rows, which ClickHouse accepts.
@@ -175,28 +194,6 @@ class Engine:
             read_bytes=written.bytes_written,
             written_rows=written.rows_written,
             written_bytes=written.bytes_written,
-            elapsed_ns=time.perf_counter_ns() - began,
-        )
-
-    def _insert_selected(
-        self, connection: Any, statement: Statement, read: re.Match[str], began: int
-    ) -> Answer:
-        # chDB has no table function `input`: the rows are a file in memory that goes with us.
-        rows = os.memfd_create("insert")
-        try:
-            with open(rows, "wb", closefd=False) as file:
-                file.write(statement.data or b"")
-            source = f"file('/proc/self/fd/{rows}', '{statement.data_format}', "
-            sql = statement.sql[: read.start()] + source + statement.sql[read.end() :]
-            written = connection.query(sql, params=dict(statement.parameters))
-        finally:
-            os.close(rows)
-        return Answer(
-            data=b"",
-            read_rows=written.rows_written(),
-            read_bytes=written.bytes_written(),
-            written_rows=written.rows_written(),
-            written_bytes=written.bytes_written(),
             elapsed_ns=time.perf_counter_ns() - began,
         )
 

@@ -92,12 +92,10 @@ class MarketFeed:
             text = contract(CONTRACTS[topic])
             encoder = self._single[topic] = RecordEncoder(text, self._register(topic, text))
         values = [encoder.encode(record) for record in records]
-        lengths = np.array([len(value) for value in values], np.int32)
-        starts = np.cumsum(lengths, dtype=np.int64) - lengths
         self._publisher.publish(
             self._topics.name(topic),
             StringColumn.from_texts([str(record[KEYS[topic]]) for record in records]),
-            StringColumn(np.frombuffer(b"".join(values), np.uint8), starts, lengths),
+            StringColumn.from_bytes(values),
             # Reference records have no place in event time: they must not hold back the stream.
             np.array([int(record.get("event_time_ms") or 0) for record in records], np.int64),
         )

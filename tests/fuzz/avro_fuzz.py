@@ -95,10 +95,7 @@ def fuzz(records: int, seed: int, compare_every: int = 50) -> Outcome:
             mutate(source, source.choice(seeds), 0 if source.random() < 0.1 else 5)
             for _ in range(min(_BATCH, records - outcome.records))
         ]
-        lengths = np.array([len(value) for value in values], np.int32)
-        starts = np.cumsum(lengths, dtype=np.int64) - lengths
-        data = np.frombuffer(b"".join(values), np.uint8)
-        decoded = decoder.decode(StringColumn(data, starts, lengths))
+        decoded = decoder.decode(StringColumn.from_bytes(values))
         counts = np.bincount(decoded.status, minlength=len(Reason))
         for reason in Reason:
             outcome.reasons[reason.code] += int(counts[reason])

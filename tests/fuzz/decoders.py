@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from schemas.avro import RecordDecoder
 from schemas.columns import StringColumn
 from schemas.decoder import ColumnarDecoder
@@ -47,10 +45,7 @@ class Decoders:
         Raises:
             AssertionError: the decoders disagree about a value.
         """
-        lengths = np.array([len(value) for value in values], np.int32)
-        starts = np.cumsum(lengths, dtype=np.int64) - lengths
-        data = np.frombuffer(b"".join(values), np.uint8)
-        status = self._columnar.decode(StringColumn(data, starts, lengths)).status
+        status = self._columnar.decode(StringColumn.from_bytes(values)).status
         for row in range(0, len(values), compare_every):
             try:
                 self._reference.decode(values[row])

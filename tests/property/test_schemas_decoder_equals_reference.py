@@ -36,15 +36,6 @@ class MemoryRegistry:
         return RegisteredSchema(schema_id, "", self.nodes[schema_id])
 
 
-def batch_of(values: list[bytes | None]) -> StringColumn:
-    lengths = np.array([-1 if v is None else len(v) for v in values], np.int32)
-    sizes = np.maximum(lengths, 0).astype(np.int64)
-    starts = np.cumsum(sizes) - sizes
-    return StringColumn(
-        np.frombuffer(b"".join(v or b"" for v in values), np.uint8), starts, lengths
-    )
-
-
 def column_value(decoder: ColumnarDecoder, decoded: Decoded, name: str, row: int) -> Any:
     column = decoded.columns[name]
     if isinstance(column, StringColumn):
@@ -102,7 +93,7 @@ def test_decoder_and_reference_agree_on_random_schemas_and_damaged_bytes(seed: i
     draw.random.shuffle(values)
     decoder = ColumnarDecoder(registry.nodes[2], registry, LIMITS)  # type: ignore[arg-type]
     reference = RecordDecoder(registry, registry.nodes[2], LIMITS)  # type: ignore[arg-type]
-    decoded = decoder.decode(batch_of(values))
+    decoded = decoder.decode(StringColumn.from_bytes(values))
     assert len(decoded) == len(values)
     for row, value in enumerate(values):
         status = Reason(int(decoded.status[row]))
@@ -138,9 +129,9 @@ def test_where_a_batch_is_cut_does_not_matter() -> None:
         value = frame_value(1 if i % 3 else 2, write_body(schema, draw.value(schema, {})))
         values.append(mutate(source, value) if i % 5 == 0 else value)
     decoder = ColumnarDecoder(registry.nodes[2], registry)  # type: ignore[arg-type]
-    whole = decoder.decode(batch_of(list(values)))
+    whole = decoder.decode(StringColumn.from_bytes(list(values)))
     for row, value in enumerate(values):
-        alone = decoder.decode(batch_of([value]))
+        alone = decoder.decode(StringColumn.from_bytes([value]))
         assert alone.status[0] == whole.status[row]
         for name in decoder.column_names:
             assert column_value(decoder, alone, name, 0) == column_value(decoder, whole, name, row)

@@ -72,14 +72,6 @@ def numbers(values: list[Any], dtype: type[np.generic]) -> NumberColumn:
     return NumberColumn(np.array([v if v is not None else 0 for v in values], dtype), valid)
 
 
-def raws(values: list[bytes | None]) -> StringColumn:
-    lengths = np.array([-1 if v is None else len(v) for v in values], np.int32)
-    starts = np.cumsum(np.maximum(lengths, 0), dtype=np.int64) - np.maximum(lengths, 0)
-    return StringColumn(
-        np.frombuffer(b"".join(v or b"" for v in values), np.uint8), starts, lengths
-    )
-
-
 def columns_of(rows: list[dict[str, Any]]) -> dict[str, Column]:
     return {
         "flag": numbers([row["flag"] for row in rows], np.bool_),
@@ -89,8 +81,8 @@ def columns_of(rows: list[dict[str, Any]]) -> dict[str, Column]:
         "exact": numbers([row["exact"] for row in rows], np.float64),
         "text": StringColumn.from_texts([row["text"] for row in rows]),
         "note": StringColumn.from_texts([row["note"] for row in rows]),
-        "raw": raws([row["raw"] for row in rows]),
-        "code": raws([row["code"] for row in rows]),
+        "raw": StringColumn.from_bytes([row["raw"] for row in rows]),
+        "code": StringColumn.from_bytes([row["code"] for row in rows]),
         "kind": numbers([SYMBOLS.index(row["kind"]) for row in rows], np.int32),
         "at.x": numbers([row["at"]["x"] for row in rows], np.int64),
         "at.y": StringColumn.from_texts([row["at"]["y"] for row in rows]),
@@ -132,7 +124,7 @@ ROW: dict[str, Any] = {
         ),
         ("small", numbers([2**31], np.int64), "out of the range"),
         ("kind", numbers([3], np.int32), "out of the range"),
-        ("code", raws([b"ab"]), "not of the size"),
+        ("code", StringColumn.from_bytes([b"ab"]), "not of the size"),
         ("text", numbers([1], np.int64), "needs a StringColumn"),
         ("large", numbers([1.5], np.float64), "needs integers"),
         ("large", numbers([1, 2], np.int64), "lengths differ"),

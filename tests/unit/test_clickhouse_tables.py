@@ -344,8 +344,9 @@ def test_the_engine_reads_packed_rows_and_the_view_shows_each_record_once(
     file = f"{tmp_path}/rows.bin"
     with open(file, "wb") as out:
         out.write(layout.pack(columns, n))  # type: ignore[arg-type]
+    names = ", ".join(f"`{name}`" for name in layout.columns)
     insert = (
-        f"INSERT INTO scored_transactions_raw ({layout.insert_columns}) "
+        f"INSERT INTO scored_transactions_raw ({names}) "
         f"FROM INFILE '{file}' SETTINGS max_partitions_per_insert_block = 0 FORMAT RowBinary"
     )
     engine.execute(insert)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from schemas.columns import NumberColumn, StringColumn
@@ -42,10 +41,7 @@ def item(name: str, type_: Any, **more: Any) -> dict[str, Any]:
 
 
 def batch(*values: bytes | None) -> StringColumn:
-    lengths = np.array([-1 if v is None else len(v) for v in values], np.int32)
-    sizes = np.maximum(lengths, 0).astype(np.int64)
-    data = np.frombuffer(b"".join(v or b"" for v in values), np.uint8)
-    return StringColumn(data, np.cumsum(sizes) - sizes, lengths)
+    return StringColumn.from_bytes(values)
 
 
 def texts(decoded: Decoded, name: str) -> list[str | None]:
