@@ -128,8 +128,9 @@ class RedisSettings(_Section):
 class ClickHouseSettings(_Section):
     """Where ClickHouse's HTTP interface is, its user and TLS, and how rows are gathered.
 
-    `writers` tasks insert, each once a gathering. An insert costs ClickHouse tens of milliseconds
-    of CPU however small it is, and one task inserts a million rows a second.
+    `writers` tasks insert, each once a gathering, and gather the next meanwhile. An insert costs
+    ClickHouse tens of milliseconds of CPU however small it is; a checkpoint waits for the last one,
+    so one that takes long holds the stream up.
     """
 
     url: str | None = None
@@ -140,7 +141,7 @@ class ClickHouseSettings(_Section):
     verify_certificate: bool = True
     timeout_ms: Positive = 30_000
     gather_ms: Positive = 1_000
-    gather_rows: Positive = 50_000
+    gather_rows: Positive = 16_000
     writers: Positive = 1
 
 

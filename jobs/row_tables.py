@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 import time
 from abc import ABC, abstractmethod
+from threading import Event
 from typing import TYPE_CHECKING, Final
 
-from connectors.clickhouse import ClickHouseWriter
+from connectors.clickhouse import ClickHouseUnavailable, ClickHouseWriter
 from connectors.frames import rows_packet
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ class RowTables(ABC):
         """Connect."""
         self._metrics = metrics
         self._tables = tuple(self.tables())
-        self._writer = ClickHouseWriter(self._settings, on_retry=self._retried)
+        self._closed = Event()
+        self._writer = ClickHouseWriter(
+            self._settings, on_retry=self._retried, sleep=self._sleep_unless_closed
+        )
 
     def write(self, rows: bytes) -> None:
         """Insert the rows; return when ClickHouse has confirmed them."""
@@ -51,6 +55,15 @@ class RowTables(ABC):
             self._writer.insert(name, layout, count, packed)
             self._metrics.count("rows_inserted", count)
         self._metrics.observe_ms("clickhouse_insert_ms", (time.perf_counter() - began) * 1000)
+
+    def close(self) -> None:
+        """Let an insert that waits for ClickHouse fail; the restarted task reads its rows again."""
+        self._closed.set()
+
+    def _sleep_unless_closed(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            msg = "inserting rows: the task ended while ClickHouse was away"
+            raise ClickHouseUnavailable(msg)
 
     def _retried(self, attempt: int, error: Exception) -> None:
         self._metrics.count("clickhouse_retries")

@@ -75,8 +75,12 @@ class Writer(Protocol):
         """Connect; called once per task."""
 
     def write(self, rows: bytes) -> None:
-        """Store the rows before returning: nothing may be buffered across a checkpoint barrier.
+        """Store the rows before returning: what is stored decides whether a checkpoint completes.
 
         `rows` is the count of rows as u32 and then the payloads of the gathered row packets.
-        Blocks, and so pushes back, while the database is away.
+        Blocks, and so pushes back, while the database is away. Called for one packet at a time, in
+        their order, from a thread that need not be the one that opened the writer.
         """
+
+    def close(self) -> None:
+        """End a `write` that waits for the database: nobody needs its rows any more."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from pyflink.common import Types
@@ -18,6 +19,7 @@ from pyflink.datastream.state import MapState, MapStateDescriptor
 from jobs.runtime.crash_marks import CrashMarks, report_crashes_to
 from jobs.runtime.quarantine import Quarantine
 from jobs.runtime.trial import killers_of
+from jobs.runtime.write_behind import WriteBehind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +39,9 @@ CRASHES: Final = "crashes"
 
 # How old a counter may be. Also after the last batch: a timer shows what it counted.
 METRICS_EVERY_MS: Final = 500
+
+# What a writer gets in front of a barrier: a count of no rows.
+NO_ROWS: Final = bytes(4)
 
 # Upper bounds of the latency histogram in milliseconds; the last bucket has none.
 BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 60_000)
@@ -78,15 +83,18 @@ class FlinkMetrics:
         self._gauges: dict[str, int] = {}
         self._counts: dict[str, int] = {}
         self._observed: dict[str, list[int]] = {}
+        self._lock = Lock()
 
     def count(self, name: str, by: int = 1) -> None:
-        self._counts[name] = self._counts.get(name, 0) + by
+        with self._lock:
+            self._counts[name] = self._counts.get(name, 0) + by
 
     def observe_ms(self, name: str, milliseconds: float, times: int = 1) -> None:
-        observed = self._observed.get(name)
-        if observed is None:
-            observed = self._observed[name] = [0] * (len(BUCKETS_MS) + 1)
-        observed[bisect_left(BUCKETS_MS, milliseconds)] += times
+        with self._lock:
+            observed = self._observed.get(name)
+            if observed is None:
+                observed = self._observed[name] = [0] * (len(BUCKETS_MS) + 1)
+            observed[bisect_left(BUCKETS_MS, milliseconds)] += times
 
     def gauge(self, name: str, value: int) -> None:
         # A counter that is moved to the value. In thread mode a Python gauge is called by Flink's
@@ -97,15 +105,21 @@ class FlinkMetrics:
         self._gauges[name] = value
 
     def flush(self) -> None:
-        """Move what was counted since the last time into Flink's counters."""
-        for name, by in self._counts.items():
+        """Move what was counted since the last time into Flink's counters: from the task's thread.
+
+        The other methods may be called from any.
+        """
+        with self._lock:
+            counts, observations = self._counts, self._observed
+            self._counts = dict.fromkeys(counts, 0)
+            self._observed = {name: [0] * len(observed) for name, observed in observations.items()}
+        for name, by in counts.items():
             counter = self._counters.get(name)
             if counter is None:
                 counter = self._counters[name] = self._group.counter(name)
             if by:
                 counter.inc(by)
-        self._counts = dict.fromkeys(self._counts, 0)
-        for name, observed in self._observed.items():
+        for name, observed in observations.items():
             buckets = self._buckets.get(name)
             if buckets is None:
                 bounds = [str(bound) for bound in BUCKETS_MS] + ["+Inf"]
@@ -116,7 +130,6 @@ class FlinkMetrics:
             for bucket, by in zip(buckets, accumulate(observed), strict=True):
                 if by:
                     bucket.inc(by)
-            self._observed[name] = [0] * len(observed)
 
 
 class StageFunction(KeyedProcessFunction):  # type: ignore[misc]
@@ -179,7 +192,11 @@ class StageFunction(KeyedProcessFunction):  # type: ignore[misc]
 
 
 class WriterFunction(ProcessFunction):  # type: ignore[misc]
-    """Hand gathered rows to a writer; emit nothing."""
+    """Hand gathered rows to a writer; emit nothing.
+
+    Rows are stored while the next are gathered; an element without rows, which `RowGather` sends in
+    front of each barrier, waits until all are stored.
+    """
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -188,9 +205,18 @@ class WriterFunction(ProcessFunction):  # type: ignore[misc]
         """Open the writer in this task."""
         self._metrics = FlinkMetrics(runtime_context)
         self._writer.open(self._metrics)
+        self._behind = WriteBehind(self._writer.write, self._metrics.flush)
+
+    def close(self) -> None:
+        """Let go: a write that still waits for its database gives up."""
+        self._writer.close()
 
     def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[bytes]:
-        """Store gathered rows before returning."""
-        self._writer.write(bytes(value))
+        """Take gathered rows when those before are stored."""
+        rows = bytes(value)
+        if len(rows) > len(NO_ROWS):
+            self._behind.hand_over(rows)
+        else:
+            self._behind.settle()
         self._metrics.flush()
         yield from ()

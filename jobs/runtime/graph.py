@@ -44,6 +44,9 @@ GATHER_BYTES: Final = 512 * 1024
 GATHER_TOTAL_BYTES: Final = 4 * 1024 * 1024
 # A ClickHouse insert of this size takes a few tens of milliseconds.
 ROWS_BYTES: Final = 32 * 1024 * 1024
+# Flink keeps an element of up to 5 MB in memory when it passes from task to task, and writes a
+# larger one to a file.
+PACKED_BYTES: Final = 4 * 1024 * 1024
 # How often partitions report how far they are and learn how far they may read: a call to the
 # JobManager from each source task and one back. A replay runs at most the allowed drift ahead in
 # two of them.
@@ -245,23 +248,41 @@ class JobGraph:
             one.j_records.sinkTo(builder.build()).uid(_uid(label)).name(label)
 
     def writer(self, name: str, routed: Sequence[Routed], writer: Writer) -> None:
-        """Gather rows for up to about a second and store them; alerts never wait for it."""
+        """Gather rows for up to about a second and store them; alerts never wait for it.
+
+        Rows are gathered twice: beside the stage, which goes on for as long as it does not send
+        what it has gathered, also while the writer stores all before a barrier; and beside the
+        writer, which makes inserts of what comes from all tasks of all stages.
+        """
         jvm = self._gateway.jvm
-        j_rows = routed[0].j_rows
-        for other in routed[1:]:
-            j_rows = j_rows.union(self._j_streams([other.j_rows]))
         clickhouse = self._settings.clickhouse
+        packed_ms = clickhouse.gather_ms // 4
+        streams = [
+            one.j_rows.transform(
+                f"{name}: pack ({number})",
+                self._bridge.BridgeTypes.bytes(),
+                self._bridge.RowGather(packed_ms, clickhouse.gather_rows, PACKED_BYTES),
+            ).uid(_uid(f"{name}-pack-{number}"))
+            for number, one in enumerate(routed, start=1)
+        ]
+        j_rows = streams[0]
+        if len(streams) > 1:
+            j_rows = j_rows.union(self._j_streams(streams[1:]))
         j_gathered = (
             j_rows.transform(
                 f"{name}: gather",
                 self._bridge.BridgeTypes.bytes(),
-                self._bridge.RowGather(clickhouse.gather_ms, clickhouse.gather_rows, ROWS_BYTES),
+                self._bridge.RowGather(
+                    clickhouse.gather_ms - packed_ms, clickhouse.gather_rows, ROWS_BYTES
+                ),
             )
             .uid(_uid(f"{name}-gather"))
             .setParallelism(clickhouse.writers)
-            .disableChaining()
+            # Not in a chain with the stage in front, which is a Python operator too. In one with
+            # the writer: between tasks, what is gathered is more than Flink holds in memory, and it
+            # writes each element to a file and reads it back.
+            .startNewChain()
         )
-        # A chain of its own: the stage in front is a Python operator too.
         done = (
             DataStream(j_gathered)
             .process(WriterFunction(writer), Types.PRIMITIVE_ARRAY(Types.BYTE()))

@@ -53,6 +53,11 @@ abstract class BufferingOperator<IN, OUT> extends AbstractStreamOperator<OUT>
     pulse.touch();
   }
 
+  /** Subclasses call this when all that they held has left before its time. */
+  final void leftEarly() {
+    pulse.emitted();
+  }
+
   final void emit(OUT value) {
     output.collect(new StreamRecord<>(value));
   }

@@ -34,6 +34,7 @@ final class Pulse {
   private boolean armed;
   private boolean stopped;
   private boolean quiet;
+  private boolean postponed;
   private long since;
   private long dueAt;
 
@@ -54,17 +55,27 @@ final class Pulse {
     armed = true;
     since = time.getCurrentProcessingTime();
     if (since < dueAt) {
-      // No longer than a rest can be: the wall clock may have been set back since `dueAt` was chosen.
-      long waitMs = Math.min(dueAt - since, Math.max(tickMs, MAX_REST_MS));
-      time.registerTimer(since + waitMs, timestamp -> fire());
+      await(since);
     } else {
       mailbox.execute(this::look, "riskstream: emit when idle");
     }
   }
 
+  /** Says that what was buffered has left already: the next emission is a tick away from this one. */
+  void emitted() {
+    dueAt = time.getCurrentProcessingTime() + tickMs;
+    postponed = armed;
+  }
+
   /** Never emits again; a letter or timer that is still under way does nothing. */
   void stop() {
     stopped = true;
+  }
+
+  private void await(long now) {
+    // No longer than a rest can be: the wall clock may have been set back since `dueAt` was chosen.
+    long waitMs = Math.min(dueAt - now, Math.max(tickMs, MAX_REST_MS));
+    time.registerTimer(now + waitMs, timestamp -> fire());
   }
 
   private void look() {
@@ -81,9 +92,14 @@ final class Pulse {
   }
 
   private void fire() {
+    long began = time.getCurrentProcessingTime();
+    if (postponed && !stopped) {
+      postponed = false;
+      await(began);
+      return;
+    }
     armed = false;
     if (!stopped) {
-      long began = time.getCurrentProcessingTime();
       emit.run();
       long took = time.getCurrentProcessingTime() - began;
       dueAt = began + Math.max(tickMs, Math.min(2 * took, took + MAX_REST_MS));

@@ -12,6 +12,10 @@ import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
  * <p>An element is a u32 count of rows and then the rows, opaque; the output is the same: the sum of the
  * counts and the rows in order of arrival. Emitted on the {@link Pulse}, at {@code maxRows}, at
  * {@code maxBytes}, before a checkpoint barrier and at the end of input.
+ *
+ * <p>The stage below stores rows while the next are gathered. So that a checkpoint holds what is stored,
+ * an element of no rows follows the last ones in front of a barrier and at the end of input: it asks to
+ * wait until all that came before is stored.
  */
 public final class RowGather extends BufferingOperator<byte[], byte[]> {
   private static final long serialVersionUID = 1L;
@@ -23,6 +27,7 @@ public final class RowGather extends BufferingOperator<byte[], byte[]> {
   private transient List<byte[]> parts;
   private transient int bytes;
   private transient long rows;
+  private transient boolean unsettled;
   private transient Counter rowCounter;
 
   /**
@@ -74,6 +79,7 @@ public final class RowGather extends BufferingOperator<byte[], byte[]> {
     rowCounter.inc(count);
     if (rows >= maxRows || bytes >= maxBytes) {
       emitAll();
+      leftEarly();
     } else {
       touched();
     }
@@ -99,7 +105,27 @@ public final class RowGather extends BufferingOperator<byte[], byte[]> {
     parts = new ArrayList<>();
     bytes = 0;
     rows = 0;
+    unsettled = true;
     emit(all);
+  }
+
+  private void settle() {
+    if (unsettled) {
+      unsettled = false;
+      emit(new byte[COUNT_BYTES]);
+    }
+  }
+
+  @Override
+  public void prepareSnapshotPreBarrier(long checkpointId) throws Exception {
+    super.prepareSnapshotPreBarrier(checkpointId);
+    settle();
+  }
+
+  @Override
+  public void finish() throws Exception {
+    super.finish();
+    settle();
   }
 
   @Override

@@ -59,18 +59,49 @@ class RowGatherTest {
   }
 
   @Test
+  void rowsThatComeAfterAnEarlyEmissionWaitFromThere() throws Exception {
+    try (var gather = gather(1_000, 4, 1_000)) {
+      gather.send(rows(1, "b"));
+      gather.setProcessingTime(900);
+      gather.send(rows(3, "cde"));
+      assertEquals(List.of("4 bcde"), shown(gather.taken()));
+
+      gather.send(rows(1, "f"));
+      gather.setProcessingTime(1_899);
+      assertEquals(List.of(), gather.taken(), "two inserts are never close to each other");
+      gather.setProcessingTime(1_900);
+      assertEquals(List.of("1 f"), shown(gather.taken()));
+    }
+  }
+
+  @Test
   void everythingLeavesBeforeTheBarrierAndAtTheEndOfInput() throws Exception {
     try (var gather = gather(1_000, 100, 1_000)) {
       gather.send(rows(1, "a"));
       gather.prepareSnapshotPreBarrier(1);
-      assertEquals(List.of("1 a"), shown(gather.taken()));
+      assertEquals(List.of("1 a", "0 "), shown(gather.taken()));
 
       gather.send(rows(1, "b"));
       gather.snapshot(1, 1);
       assertEquals(List.of(), gather.taken());
       gather.endInput();
       gather.getOneInputOperator().finish();
-      assertEquals(List.of("1 b"), shown(gather.taken()));
+      assertEquals(List.of("1 b", "0 "), shown(gather.taken()));
+    }
+  }
+
+  @Test
+  void rowsThatLeftOnTheirOwnAreSettledByTheNextBarrierAndOnce() throws Exception {
+    try (var gather = gather(1_000, 1, 1_000)) {
+      gather.prepareSnapshotPreBarrier(1);
+      assertEquals(List.of(), gather.taken());
+
+      gather.send(rows(1, "a"));
+      assertEquals(List.of("1 a"), shown(gather.taken()));
+      gather.prepareSnapshotPreBarrier(2);
+      assertEquals(List.of("0 "), shown(gather.taken()));
+      gather.prepareSnapshotPreBarrier(3);
+      assertEquals(List.of(), gather.taken());
     }
   }
 
