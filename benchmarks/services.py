@@ -38,6 +38,9 @@ NO_FLINK: Final = "http://127.0.0.1:1"
 # Of each operator, in a job that handles record by record: as many as there are cores. Ours takes
 # one task a stage (docs/decisions/0006).
 RECORD_TASKS: Final = 2
+# In an insert at most: who waits for inserts is better off with few large ones. Ours stores while
+# it gathers, and has smaller ones (docs/decisions/0008-store-beside-deciding.md).
+GATHERED_ROWS: Final = 50_000
 ONE_COMPILER: Final = "-XX:TieredStopAtLevel=1"
 # What a contestant inserts, in the order in which the Java one packs it. Our own rows have more.
 NUMBERS: Final = (
@@ -184,7 +187,7 @@ def job_document(settings: Settings) -> dict[str, Any]:
         "cache_entries": settings.redis.cache_entries,
         "cache_ttl_ms": settings.redis.cache_ttl_ms,
         "gather_ms": settings.clickhouse.gather_ms,
-        "gather_rows": settings.clickhouse.gather_rows,
+        "gather_rows": GATHERED_ROWS,
         "checkpoint_ms": settings.flink.checkpoint_interval_ms,
         "checkpoints": f"file://{settings.home}/checkpoints",
         "drift_ms": settings.flink.max_event_time_drift_ms,
