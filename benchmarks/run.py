@@ -61,7 +61,7 @@ MOST_DRAINED: Final = 300_000
 MOST_EXPECTED: Final = 95_000
 FLOOR_SECONDS: Final = 4.0
 # No contestant warms up in less.
-WARM_SECONDS: Final = 1.5
+WARM_SECONDS: Final = 1.0
 
 
 def contestants() -> list[Contestant]:
