@@ -31,7 +31,7 @@ from models.registry import Registry, default_version
 from schemas.contract import contract
 from schemas.registry import open_registry, value_subject
 
-__all__ = ["FlinkStack", "Services", "job_document", "plain_schema"]
+__all__ = ["RECORD_TASKS", "FlinkStack", "Services", "job_document", "plain_schema"]
 
 # Never asked: an address that is set keeps the stack from starting Flink itself.
 NO_FLINK: Final = "http://127.0.0.1:1"

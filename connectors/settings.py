@@ -157,7 +157,8 @@ class FlinkSettings(_Section):
     that the job shall ever have, and no more: one by default, which is what a machine of two cores
     is best served by. With `stage_slots` "own" the tasks of a stage have slots of their own, so
     that two stages can run in two TaskManagers, each with an interpreter lock of its own; a job
-    then needs `parallelism` slots for each of its two stages, "shared" half as many.
+    then needs `parallelism` slots for each of its two stages, "shared" half as many. The local
+    stack puts a job of one task a stage into one TaskManager, and others into all.
     `source_parallelism` tasks read Kafka: one hands on hundreds of thousands of events a second,
     and more than one share the partitions.
     An exactly-once job that gets no checkpoint through begins again from its last one before

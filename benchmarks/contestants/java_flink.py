@@ -10,7 +10,7 @@ from typing import Final
 import requests
 
 from benchmarks.contestants.contestant import write_job
-from benchmarks.contestants.on_flink import OnFlink
+from benchmarks.contestants.on_flink import RECORD_BY_RECORD, OnFlink
 from benchmarks.services import Services, plain_schema
 from schemas.contract import contract
 
@@ -52,7 +52,7 @@ class JavaFlink(OnFlink):
     def start(self, services: Services) -> None:
         """Start the cluster, upload the job's jar and run it."""
         file = write_job(services, self.name)
-        settings = self._start_cluster(services)
+        settings = self._start_cluster(services, RECORD_BY_RECORD)
         url = settings.flink.rest_url
         with JAR.open("rb") as jar:
             answer = requests.post(

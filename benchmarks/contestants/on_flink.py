@@ -6,14 +6,17 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from benchmarks.processes import tree
-from benchmarks.services import FlinkStack, Services
+from benchmarks.processes import cpu_seconds, tree
+from benchmarks.services import RECORD_TASKS, FlinkStack, Services
 from connectors.flink import FlinkCluster
 from connectors.settings import Settings
 
-__all__ = ["OnFlink"]
+__all__ = ["RECORD_BY_RECORD", "OnFlink"]
+
+RECORD_BY_RECORD: Final = {"parallelism": RECORD_TASKS, "shards": RECORD_TASKS}
+"""Settings of a cluster whose job has tasks of each operator, spread over the TaskManagers."""
 
 
 class OnFlink:
@@ -72,9 +75,11 @@ class OnFlink:
         return {one.name: tree(one.pid) for one in self._stack.status() if one.pid is not None}
 
     def kill(self) -> None:
-        """Kill the first TaskManager; the supervisor starts it again."""
+        """Kill the TaskManager that did most; the supervisor starts it again."""
         assert self._stack is not None
-        os.kill(self._stack.pid_of("taskmanager-1"), signal.SIGKILL)
+        parts = self.parts().items()
+        used = {name: cpu_seconds(of) for name, of in parts if name.startswith("taskmanager-")}
+        os.kill(self._stack.pid_of(max(used, key=lambda name: used[name])), signal.SIGKILL)
 
     def state_bytes(self) -> int | None:
         """Return the size of the last checkpoint."""

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from benchmarks.contestants.contestant import write_job
-from benchmarks.contestants.on_flink import OnFlink
+from benchmarks.contestants.on_flink import RECORD_BY_RECORD, OnFlink
 from benchmarks.services import Services
 from connectors.flink import CLIENT_JAVA_OPTIONS
 from connectors.local.flink_lib import ROOT, assemble_lib, pyflink_folder
@@ -41,7 +41,7 @@ class PyFlinkRecords(OnFlink):
     def start(self, services: Services) -> None:
         """Start the cluster and submit the script."""
         file = write_job(services, self.name)
-        settings = self._start_cluster(services)
+        settings = self._start_cluster(services, RECORD_BY_RECORD)
         address = urlsplit(settings.flink.rest_url or "")
         folder, home = file.parent / "client", pyflink_folder()
         folder.mkdir(exist_ok=True)

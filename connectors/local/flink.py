@@ -201,7 +201,9 @@ def cluster_configuration(
         # As many slots in one TaskManager as the whole job needs halves: when one dies, its half
         # restarts at once on the survivor instead of waiting for the replacement to register.
         "taskmanager.numberOfTaskSlots": str(settings.local.slots_per_task_manager),
-        "taskmanager.load-balance.mode": "SLOTS",
+        # One task a stage: all in one TaskManager, where batches pass from stage to stage in
+        # memory, and the other is its stand-by. With more tasks each interpreter lock counts.
+        "taskmanager.load-balance.mode": "MIN_RESOURCES" if flink.parallelism == 1 else "SLOTS",
         "parallelism.default": str(flink.parallelism),
         "pipeline.max-parallelism": str(flink.max_parallelism),
         "state.backend.type": "rocksdb",
