@@ -200,13 +200,22 @@ def _poison(customer: bytes, reason: str) -> Callable[[Stand], None]:
     return happen
 
 
+# What was said of a checkpoint before its TaskManager was stopped has arrived by then.
+CHECKPOINT_MESSAGES_SECONDS: Final = 0.2
+
+
 def _crash_in_checkpoint(stand: Stand) -> None:
     failed, busiest = _failed_checkpoints(stand), stand.busiest_task_manager()
+    pid = stand.stack.pid_of(busiest)
     for _ in range(20):
         stand.cluster._request("POST", f"/jobs/{stand.job_id}/checkpoints", {})
+        # A checkpoint takes some fifty milliseconds: stopped, it cannot complete before the kill.
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(CHECKPOINT_MESSAGES_SECONDS)
         if stand.cluster.checkpoints(stand.job_id)["counts"]["in_progress"]:
             stand.kill(busiest)
             break
+        os.kill(pid, signal.SIGCONT)
     stand.wait("the failed checkpoint", lambda: _failed_checkpoints(stand) > failed, 120)
 
 
