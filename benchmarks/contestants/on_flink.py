@@ -65,21 +65,24 @@ class OnFlink:
 
     def processes(self) -> list[int]:
         """Return the TaskManagers and what they started; the JobManager only coordinates."""
-        # Not `pid_of`: a TaskManager that was killed has none until it is there again.
-        parts = self.parts().items()
-        return [pid for name, pids in parts if name.startswith("taskmanager-") for pid in pids]
+        return [pid for pids in self._task_managers().values() for pid in pids]
 
     def parts(self) -> dict[str, list[int]]:
         """Return the processes of the cluster by name: TaskManagers, JobManager."""
         assert self._stack is not None
         return {one.name: tree(one.pid) for one in self._stack.status() if one.pid is not None}
 
+    def _task_managers(self) -> dict[str, list[int]]:
+        # Not `pid_of`: a TaskManager that was killed has none until it is there again.
+        parts = self.parts().items()
+        return {name: pids for name, pids in parts if name.startswith("taskmanager-")}
+
     def kill(self) -> None:
         """Kill the TaskManager that did most; the supervisor starts it again."""
         assert self._stack is not None
-        parts = self.parts().items()
-        used = {name: cpu_seconds(of) for name, of in parts if name.startswith("taskmanager-")}
-        os.kill(self._stack.pid_of(max(used, key=lambda name: used[name])), signal.SIGKILL)
+        managers = self._task_managers()
+        busiest = max(managers, key=lambda name: cpu_seconds(managers[name]))
+        os.kill(self._stack.pid_of(busiest), signal.SIGKILL)
 
     def state_bytes(self) -> int | None:
         """Return the size of the last checkpoint."""

@@ -214,9 +214,9 @@ class WriterFunction(ProcessFunction):  # type: ignore[misc]
     def process_element(self, value: Any, ctx: ProcessFunction.Context) -> Iterator[bytes]:
         """Take gathered rows when those before are stored."""
         rows = bytes(value)
-        if len(rows) > len(NO_ROWS):
-            self._behind.hand_over(rows)
-        else:
+        if rows == NO_ROWS:
             self._behind.settle()
+        else:
+            self._behind.hand_over(rows)
         self._metrics.flush()
         yield from ()

@@ -94,12 +94,17 @@ def _kill_task_manager(stand: Stand) -> None:
     stand.kill(stand.busiest_task_manager())
 
 
+def _freeze_part(stand: Stand, part: str, seconds: float) -> None:
+    with stand.frozen(part):
+        time.sleep(seconds)
+
+
 def _freeze(part: str, seconds: float = FREEZE_SECONDS) -> Callable[[Stand], None]:
-    return lambda stand: stand.freeze(part, seconds)
+    return lambda stand: _freeze_part(stand, part, seconds)
 
 
 def _freeze_task_manager(stand: Stand) -> None:
-    stand.freeze(stand.busiest_task_manager(), FREEZE_SECONDS)
+    _freeze_part(stand, stand.busiest_task_manager(), FREEZE_SECONDS)
 
 
 def _reject_then_accept(stand: Stand) -> None:
@@ -171,7 +176,7 @@ def _fill_disk(stand: Stand) -> None:
 
 def _expire_transactions(stand: Stand) -> None:
     """Hold checkpoints up for longer than a transaction may live: no insert is answered."""
-    stand.freeze("clickhouse", EXPIRY_SECONDS)
+    _freeze_part(stand, "clickhouse", EXPIRY_SECONDS)
 
 
 def _silence_partition(stand: Stand) -> None:
@@ -206,16 +211,16 @@ CHECKPOINT_MESSAGES_SECONDS: Final = 0.2
 
 def _crash_in_checkpoint(stand: Stand) -> None:
     failed, busiest = _failed_checkpoints(stand), stand.busiest_task_manager()
-    pid = stand.stack.pid_of(busiest)
     for _ in range(20):
         stand.cluster._request("POST", f"/jobs/{stand.job_id}/checkpoints", {})
         # A checkpoint takes some fifty milliseconds: stopped, it cannot complete before the kill.
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(CHECKPOINT_MESSAGES_SECONDS)
-        if stand.cluster.checkpoints(stand.job_id)["counts"]["in_progress"]:
-            stand.kill(busiest)
+        with stand.frozen(busiest):
+            time.sleep(CHECKPOINT_MESSAGES_SECONDS)
+            caught = stand.cluster.checkpoints(stand.job_id)["counts"]["in_progress"]
+            if caught:
+                stand.kill(busiest)
+        if caught:
             break
-        os.kill(pid, signal.SIGCONT)
     stand.wait("the failed checkpoint", lambda: _failed_checkpoints(stand) > failed, 120)
 
 

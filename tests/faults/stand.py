@@ -283,12 +283,13 @@ class Stand:
             with contextlib.suppress(LocalStackError):
                 self.kill(name)
 
-    def freeze(self, part: str, seconds: float) -> None:
-        """Stop a part's process in its tracks for a while."""
+    @contextlib.contextmanager
+    def frozen(self, part: str) -> Iterator[None]:
+        """Stop a part's process in its tracks for as long as the context lasts."""
         pid = self.stack.pid_of(part)
         os.kill(pid, signal.SIGSTOP)
         try:
-            time.sleep(seconds)
+            yield
         finally:
             # The supervisor may have replaced it meanwhile.
             with contextlib.suppress(ProcessLookupError):

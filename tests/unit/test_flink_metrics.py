@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 from jobs.runtime.functions import FlinkMetrics
-
-
-class Counter:
-    def __init__(self) -> None:
-        self.value = 0
-
-    def inc(self, by: int = 1) -> None:
-        self.value += by
-
-
-class Group:
-    """A metric group that knows counters only: Python gauges end TaskManagers."""
-
-    def __init__(self) -> None:
-        self.counters: dict[str, Counter] = {}
-        self.groups: dict[str, Group] = {}
-
-    def add_group(self, name: str, extra: str | None = None) -> Group:
-        return self if extra is None else self.groups.setdefault(extra, Group())
-
-    def bounds(self, name: str) -> dict[str, Counter]:
-        return {bound: group.counters[name] for bound, group in self.groups.items()}
-
-    def counter(self, name: str) -> Counter:
-        return self.counters.setdefault(name, Counter())
+from tests.support.flink_metrics import Group, context_of
 
 
 def metrics() -> tuple[FlinkMetrics, Group]:
     group = Group()
-    context: Any = SimpleNamespace(get_metrics_group=lambda: group)
-    return FlinkMetrics(context), group
+    return FlinkMetrics(context_of(group)), group
 
 
 def test_a_gauge_shows_its_last_value_and_calls_no_python_from_flink() -> None:

@@ -14,6 +14,7 @@ from connectors.settings import ClickHouseSettings
 from jobs.row_tables import RowTables, table_rows
 from jobs.runtime.functions import FlinkMetrics, WriterFunction
 from jobs.runtime.write_behind import WriteBehind
+from tests.support.flink_metrics import Group, context_of
 
 WAIT = 30.0
 SETTLE = bytes(4)
@@ -42,27 +43,11 @@ class SlowStore:
         self.closed = True
 
 
-def metrics() -> tuple[Any, dict[str, Any]]:
-    """Return a task's context and its counters by name."""
-    counters: dict[str, Any] = {}
-
-    class Counter:
-        value = 0
-
-        def inc(self, by: int) -> None:
-            self.value += by
-
-    group = SimpleNamespace(counter=lambda name: counters.setdefault(name, Counter()))
-    group.add_group = lambda *names: group
-    return SimpleNamespace(get_metrics_group=lambda: group), counters
-
-
-def started() -> tuple[WriterFunction, SlowStore, dict[str, Any]]:
-    store = SlowStore()
-    context, counters = metrics()
+def started() -> tuple[WriterFunction, SlowStore, Group]:
+    store, group = SlowStore(), Group()
     function = WriterFunction(store)
-    function.open(context)
-    return function, store, counters
+    function.open(context_of(group))
+    return function, store, group
 
 
 def give(function: WriterFunction, packet: bytes) -> None:
@@ -70,14 +55,14 @@ def give(function: WriterFunction, packet: bytes) -> None:
 
 
 def test_a_task_gathers_on_while_its_rows_are_stored() -> None:
-    function, store, counters = started()
+    function, store, group = started()
     give(function, b"\1\0\0\0a")
     assert store.begun.acquire(timeout=WAIT)
     assert store.stored == [], "process_element returned before the rows were stored"
     store.may_store.release()
     give(function, SETTLE)
     assert store.stored == [b"\1\0\0\0a"]
-    assert counters["rows_inserted"].value == 5
+    assert group.counters["rows_inserted"].value == 5
 
 
 def test_a_barrier_waits_until_all_rows_before_it_are_stored() -> None:
@@ -178,8 +163,8 @@ def looks_at(event: threading.Event) -> None:
 
 
 def test_no_count_is_lost_between_two_threads() -> None:
-    context, counters = metrics()
-    found = FlinkMetrics(context)
+    group = Group()
+    found = FlinkMetrics(context_of(group))
 
     def count() -> None:
         for _ in range(20_000):
@@ -190,7 +175,7 @@ def test_no_count_is_lost_between_two_threads() -> None:
     while thread.is_alive():
         found.flush()
     found.flush()
-    assert counters["rows_inserted"].value == 20_000
+    assert group.counters["rows_inserted"].value == 20_000
 
 
 class Tables(RowTables):
@@ -200,8 +185,8 @@ class Tables(RowTables):
 
 def test_a_closed_writer_stops_waiting_for_a_database_that_is_away() -> None:
     tables = Tables(ClickHouseSettings(url="http://127.0.0.1:9", timeout_ms=500))
-    context, counters = metrics()
-    found = FlinkMetrics(context)
+    group = Group()
+    found = FlinkMetrics(context_of(group))
     tables.open(found)
     layout = RowBinaryLayout([("n", "Int64")])
     block = table_rows(0, 1, layout.pack({"n": 7}, 1))[-(12 + 8) :]
@@ -215,7 +200,7 @@ def test_a_closed_writer_stops_waiting_for_a_database_that_is_away() -> None:
 
     thread = threading.Thread(target=write)
     thread.start()
-    while thread.is_alive() and "clickhouse_retries" not in counters:
+    while thread.is_alive() and "clickhouse_retries" not in group.counters:
         found.flush()
     assert thread.is_alive(), "a writer waits for as long as ClickHouse is away"
     tables.close()
