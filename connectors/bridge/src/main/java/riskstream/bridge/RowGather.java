@@ -71,17 +71,23 @@ public final class RowGather extends BufferingOperator<byte[], byte[]> {
       return;
     }
     if (bytes > maxBytes - size) {
-      emitAll();
+      emitEarly();
     }
     parts.add(packet);
     bytes += size;
     rows += count;
     rowCounter.inc(count);
     if (rows >= maxRows || bytes >= maxBytes) {
-      emitAll();
-      leftEarly();
+      emitEarly();
     } else {
       touched();
+    }
+  }
+
+  private void emitEarly() {
+    if (!parts.isEmpty()) {
+      emitAll();
+      leftEarly();
     }
   }
 

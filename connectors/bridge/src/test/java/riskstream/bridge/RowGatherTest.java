@@ -27,6 +27,14 @@ class RowGatherTest {
         .toList();
   }
 
+  private static void assertLeavesAt(long ms, String packet, Harness<byte[], byte[]> gather)
+      throws Exception {
+    gather.setProcessingTime(ms - 1);
+    assertEquals(List.of(), gather.taken(), "two inserts are never close to each other");
+    gather.setProcessingTime(ms);
+    assertEquals(List.of(packet), shown(gather.taken()));
+  }
+
   @Test
   void countsAreAddedAndRowsJoinedInOrderAfterTheWait() throws Exception {
     try (var gather = gather(1_000, 100, 1_000)) {
@@ -67,10 +75,18 @@ class RowGatherTest {
       assertEquals(List.of("4 bcde"), shown(gather.taken()));
 
       gather.send(rows(1, "f"));
-      gather.setProcessingTime(1_899);
-      assertEquals(List.of(), gather.taken(), "two inserts are never close to each other");
-      gather.setProcessingTime(1_900);
-      assertEquals(List.of("1 f"), shown(gather.taken()));
+      assertLeavesAt(1_900, "1 f", gather);
+    }
+  }
+
+  @Test
+  void rowsThatMadeRoomForOthersBeginTheWaitAnewToo() throws Exception {
+    try (var gather = gather(1_000, 100, 10)) {
+      gather.send(rows(1, "123456"));
+      gather.setProcessingTime(900);
+      gather.send(rows(1, "7890123"));
+      assertEquals(List.of("1 123456"), shown(gather.taken()));
+      assertLeavesAt(1_900, "1 7890123", gather);
     }
   }
 
