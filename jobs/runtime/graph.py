@@ -47,6 +47,12 @@ ROWS_BYTES: Final = 32 * 1024 * 1024
 # Flink keeps an element of up to 5 MB in memory when it passes from task to task, and writes a
 # larger one to a file.
 PACKED_BYTES: Final = 4 * 1024 * 1024
+# What a stage may hold while the writer stores all that came before a barrier: about a second of
+# the highest rate.
+HELD_BYTES: Final = 32 * 1024 * 1024
+# A checkpoint begins with a flush of what RocksDB has not written yet, and the stage stands still
+# until it is done. With 64 MB, Flink's default, that is ten seconds' worth.
+WRITE_BUFFER: Final = "8mb"
 # How often partitions report how far they are and learn how far they may read: a call to the
 # JobManager from each source task and one back. A replay runs at most the allowed drift ahead in
 # two of them.
@@ -114,6 +120,7 @@ class JobGraph:
             "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
             "state.backend.type": "rocksdb",
             "execution.checkpointing.incremental": "true",
+            "state.backend.rocksdb.writebuffer.size": WRITE_BUFFER,
         }
         if flink.checkpoint_directory is not None:
             values["execution.checkpointing.dir"] = flink.checkpoint_directory
@@ -261,7 +268,7 @@ class JobGraph:
             one.j_rows.transform(
                 f"{name}: pack ({number})",
                 self._bridge.BridgeTypes.bytes(),
-                self._bridge.RowGather(packed_ms, clickhouse.gather_rows, PACKED_BYTES),
+                self._bridge.RowGather(packed_ms, clickhouse.gather_rows, PACKED_BYTES, HELD_BYTES),
             ).uid(_uid(f"{name}-pack-{number}"))
             for number, one in enumerate(routed, start=1)
         ]
@@ -273,7 +280,7 @@ class JobGraph:
                 f"{name}: gather",
                 self._bridge.BridgeTypes.bytes(),
                 self._bridge.RowGather(
-                    clickhouse.gather_ms - packed_ms, clickhouse.gather_rows, ROWS_BYTES
+                    clickhouse.gather_ms - packed_ms, clickhouse.gather_rows, ROWS_BYTES, 0
                 ),
             )
             .uid(_uid(f"{name}-gather"))

@@ -32,6 +32,11 @@ abstract class BufferingOperator<IN, OUT> extends AbstractStreamOperator<OUT>
   /** Emits and forgets all that is held; must accept being called with nothing held. */
   abstract void emitAll();
 
+  /** What the pulse asks for: all, unless a subclass has a reason to hold it. */
+  void emitOnPulse() {
+    emitAll();
+  }
+
   /** Forgets all that is held. */
   abstract void drop();
 
@@ -45,7 +50,7 @@ abstract class BufferingOperator<IN, OUT> extends AbstractStreamOperator<OUT>
             getContainingTask()
                 .getMailboxExecutorFactory()
                 .createExecutor(getOperatorConfig().getChainIndex()),
-            this::emitAll);
+            this::emitOnPulse);
   }
 
   /** Subclasses call this for each element that they hold. */

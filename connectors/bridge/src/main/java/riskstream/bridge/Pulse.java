@@ -6,10 +6,9 @@ import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 /**
  * Decides when a buffering operator emits. Runs in the task's own thread, between elements.
  *
- * <p>From one emission to the next passes at least a tick, and twice as long as the last one took: this
- * bounds the share of time that the fixed cost of an emission can take, so that a machine with too
- * much to do makes larger batches instead of more. An element that comes sooner waits for that time. One
- * that comes later waits only until the task finds no further element (group commit): a letter in the task's mailbox
+ * <p>From the beginning of one emission to the next passes at least a tick: this bounds the share of time that
+ * the fixed cost of an emission can take. An element that comes sooner waits for that time. One that comes
+ * later waits only until the task finds no further element (group commit): a letter in the task's mailbox
  * alternates with its reading of input, and when it comes round twice with no element between, what is
  * there is emitted. So a quiet operator waits for nothing, a steady one for the tick, and a busy one merges
  * all that came while it was busy.
@@ -22,9 +21,6 @@ final class Pulse {
    * milliseconds that a decision may take, well over the time to read what is at hand.
    */
   static final long MAX_HOLD_MS = 5;
-
-  /** Most that a slow emission may put off the next: a stage that waited for a dependency is not busy. */
-  static final long MAX_REST_MS = 50;
 
   private final long tickMs;
   private final ProcessingTimeService time;
@@ -73,8 +69,8 @@ final class Pulse {
   }
 
   private void await(long now) {
-    // No longer than a rest can be: the wall clock may have been set back since `dueAt` was chosen.
-    long waitMs = Math.min(dueAt - now, Math.max(tickMs, MAX_REST_MS));
+    // No longer than a tick: the wall clock may have been set back since `dueAt` was chosen.
+    long waitMs = Math.min(dueAt - now, tickMs);
     time.registerTimer(now + waitMs, timestamp -> fire());
   }
 
@@ -100,9 +96,9 @@ final class Pulse {
     }
     armed = false;
     if (!stopped) {
+      // First: what is held for longer says so while it is asked to leave.
+      dueAt = began + tickMs;
       emit.run();
-      long took = time.getCurrentProcessingTime() - began;
-      dueAt = began + Math.max(tickMs, Math.min(2 * took, took + MAX_REST_MS));
     }
   }
 }

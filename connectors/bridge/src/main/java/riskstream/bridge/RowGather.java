@@ -16,34 +16,46 @@ import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
  * <p>The stage below stores rows while the next are gathered. So that a checkpoint holds what is stored,
  * an element of no rows follows the last ones in front of a barrier and at the end of input: it asks to
  * wait until all that came before is stored.
+ *
+ * <p>Meanwhile it takes nothing, and who sends to it stands still. So up to {@code maxHeldBytes} that come after a
+ * barrier are held until the checkpoint is complete or has failed.
  */
 public final class RowGather extends BufferingOperator<byte[], byte[]> {
   private static final long serialVersionUID = 1L;
 
   private static final int COUNT_BYTES = 4;
 
+  /** Longest hold for a checkpoint: Flink may lose its word that one is complete. */
+  static final long MAX_HELD_MS = 2_000;
+
   private final long maxRows;
   private final int maxBytes;
+  private final int maxHeldBytes;
   private transient List<byte[]> parts;
   private transient int bytes;
   private transient long rows;
   private transient boolean unsettled;
+  private transient boolean storing;
+  private transient long barrier;
+  private transient long barrierAt;
   private transient Counter rowCounter;
 
   /**
    * @param maxMs the least time between two emissions, see {@link Pulse}
    * @param maxRows emitted at once when this many rows are held
-   * @param maxBytes emitted at once when the rows take this much
+   * @param maxBytes emitted at once when the rows take this much, and most of an element that joins packets
+   * @param maxHeldBytes held while a checkpoint is under way; 0 holds nothing then
    */
-  public RowGather(long maxMs, int maxRows, int maxBytes) {
+  public RowGather(long maxMs, int maxRows, int maxBytes, int maxHeldBytes) {
     super(maxMs);
-    if (maxRows < 1 || maxBytes < 1) {
+    if (maxRows < 1 || maxBytes < 1 || maxHeldBytes < 0) {
       throw new IllegalArgumentException(
-          "Building RowGather: maximum was " + maxRows + " rows and " + maxBytes
-              + " bytes, expected 1 or more of each");
+          "Building RowGather: maximum was " + maxRows + " rows, " + maxBytes + " bytes and "
+              + maxHeldBytes + " bytes held, expected 1 or more, and of those held 0 or more");
     }
     this.maxRows = maxRows;
     this.maxBytes = maxBytes;
+    this.maxHeldBytes = maxHeldBytes;
   }
 
   @Override
@@ -70,14 +82,15 @@ public final class RowGather extends BufferingOperator<byte[], byte[]> {
       }
       return;
     }
-    if (bytes > maxBytes - size) {
+    boolean holds = storing && bytes < maxHeldBytes;
+    if (!holds && bytes > maxBytes - size) {
       emitEarly();
     }
     parts.add(packet);
     bytes += size;
     rows += count;
     rowCounter.inc(count);
-    if (rows >= maxRows || bytes >= maxBytes) {
+    if (!holds && (rows >= maxRows || bytes >= maxBytes)) {
       emitEarly();
     } else {
       touched();
@@ -92,27 +105,50 @@ public final class RowGather extends BufferingOperator<byte[], byte[]> {
   }
 
   @Override
-  void emitAll() {
-    if (parts.isEmpty()) {
-      return;
-    }
-    byte[] all;
-    if (parts.size() == 1) {
-      all = parts.get(0);
+  void emitOnPulse() {
+    if (storing && getProcessingTimeService().getCurrentProcessingTime() - barrierAt < MAX_HELD_MS) {
+      touched();
     } else {
-      all = Arrays.copyOf(parts.get(0), COUNT_BYTES + bytes);
-      Frame.putI32(all, 0, (int) rows);
-      int at = parts.get(0).length;
-      for (byte[] part : parts.subList(1, parts.size())) {
-        System.arraycopy(part, COUNT_BYTES, all, at, part.length - COUNT_BYTES);
-        at += part.length - COUNT_BYTES;
+      storing = false;
+      emitAll();
+    }
+  }
+
+  @Override
+  void emitAll() {
+    List<byte[]> all = parts;
+    int from = 0;
+    while (from < all.size()) {
+      int size = all.get(from).length - COUNT_BYTES;
+      int to = from + 1;
+      while (to < all.size() && size <= maxBytes - (all.get(to).length - COUNT_BYTES)) {
+        size += all.get(to).length - COUNT_BYTES;
+        to++;
       }
+      emit(joined(all.subList(from, to), size));
+      unsettled = true;
+      from = to;
     }
     parts = new ArrayList<>();
     bytes = 0;
     rows = 0;
-    unsettled = true;
-    emit(all);
+  }
+
+  private static byte[] joined(List<byte[]> packets, int size) {
+    byte[] first = packets.get(0);
+    if (packets.size() == 1) {
+      return first;
+    }
+    byte[] all = Arrays.copyOf(first, COUNT_BYTES + size);
+    int at = first.length;
+    int count = Frame.i32(first, 0);
+    for (byte[] packet : packets.subList(1, packets.size())) {
+      System.arraycopy(packet, COUNT_BYTES, all, at, packet.length - COUNT_BYTES);
+      at += packet.length - COUNT_BYTES;
+      count += Frame.i32(packet, 0);
+    }
+    Frame.putI32(all, 0, count);
+    return all;
   }
 
   private void settle() {
@@ -126,6 +162,29 @@ public final class RowGather extends BufferingOperator<byte[], byte[]> {
   public void prepareSnapshotPreBarrier(long checkpointId) throws Exception {
     super.prepareSnapshotPreBarrier(checkpointId);
     settle();
+    storing = maxHeldBytes > 0;
+    barrier = checkpointId;
+    barrierAt = getProcessingTimeService().getCurrentProcessingTime();
+  }
+
+  @Override
+  public void notifyCheckpointComplete(long checkpointId) throws Exception {
+    super.notifyCheckpointComplete(checkpointId);
+    stored(checkpointId);
+  }
+
+  @Override
+  public void notifyCheckpointAborted(long checkpointId) throws Exception {
+    super.notifyCheckpointAborted(checkpointId);
+    stored(checkpointId);
+  }
+
+  private void stored(long checkpointId) {
+    // Word of an earlier checkpoint may come after the next barrier.
+    if (storing && checkpointId >= barrier) {
+      storing = false;
+      emitEarly();
+    }
   }
 
   @Override

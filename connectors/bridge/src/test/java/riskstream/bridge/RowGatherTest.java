@@ -10,7 +10,7 @@ import org.junit.jupiter.api.Test;
 class RowGatherTest {
   private static Harness<byte[], byte[]> gather(long maxMs, int maxRows, int maxBytes)
       throws Exception {
-    return new Harness<>(new RowGather(maxMs, maxRows, maxBytes));
+    return new Harness<>(new RowGather(maxMs, maxRows, maxBytes, 0));
   }
 
   private static byte[] rows(int count, String text) {
@@ -121,6 +121,72 @@ class RowGatherTest {
     }
   }
 
+  private static Harness<byte[], byte[]> behindBarrier() throws Exception {
+    var gather = new Harness<byte[], byte[]>(new RowGather(1_000, 4, 10, 20));
+    gather.prepareSnapshotPreBarrier(7);
+    gather.send(rows(3, "abc"));
+    gather.send(rows(2, "de"));
+    gather.send(rows(1, "fghijkl"));
+    gather.setProcessingTime(1_500);
+    assertEquals(List.of(), gather.taken(), "the stage below stores what came before the barrier");
+    return gather;
+  }
+
+  @Test
+  void rowsBehindABarrierAreHeldUntilTheCheckpointIsComplete() throws Exception {
+    try (var gather = behindBarrier()) {
+      gather.notifyOfCompletedCheckpoint(6);
+      assertEquals(List.of(), gather.taken(), "an earlier checkpoint");
+
+      gather.notifyOfCompletedCheckpoint(7);
+      assertEquals(List.of("5 abcde", "1 fghijkl"), shown(gather.taken()));
+
+      gather.send(rows(4, "m"));
+      assertEquals(List.of("4 m"), shown(gather.taken()));
+    }
+  }
+
+  @Test
+  void rowsBehindABarrierLeaveWhenTheCheckpointHasFailed() throws Exception {
+    try (var gather = behindBarrier()) {
+      gather.getOneInputOperator().notifyCheckpointAborted(7);
+      assertEquals(List.of("5 abcde", "1 fghijkl"), shown(gather.taken()));
+    }
+  }
+
+  @Test
+  void tooManyRowsBehindABarrierLeaveAtOnce() throws Exception {
+    try (var gather = behindBarrier()) {
+      gather.send(rows(1, "0123456789"));
+      assertEquals(List.of(), gather.taken());
+      gather.send(rows(1, "n"));
+      assertEquals(
+          List.of("5 abcde", "1 fghijkl", "1 0123456789"), shown(gather.taken()),
+          "22 bytes are held, of at most 20");
+    }
+  }
+
+  @Test
+  void aCheckpointOfWhichNothingIsHeardHoldsRowsForABoundedTime() throws Exception {
+    try (var gather = behindBarrier()) {
+      gather.setProcessingTime(2_499);
+      assertEquals(List.of(), gather.taken());
+      gather.setProcessingTime(2_500);
+      assertEquals(List.of("5 abcde", "1 fghijkl"), shown(gather.taken()));
+    }
+  }
+
+  @Test
+  void theNextBarrierTakesWhatIsHeldAlong() throws Exception {
+    try (var gather = behindBarrier()) {
+      gather.prepareSnapshotPreBarrier(8);
+      assertEquals(List.of("5 abcde", "1 fghijkl", "0 "), shown(gather.taken()));
+      gather.send(rows(1, "o"));
+      gather.notifyOfCompletedCheckpoint(7);
+      assertEquals(List.of(), gather.taken());
+    }
+  }
+
   @Test
   void theInputIsNotChanged() throws Exception {
     try (var gather = gather(1_000, 100, 1_000)) {
@@ -138,7 +204,8 @@ class RowGatherTest {
       assertThrows(MalformedBytesException.class, () -> gather.send(new byte[3]));
       assertThrows(MalformedBytesException.class, () -> gather.send(rows(0, "x")));
     }
-    assertThrows(IllegalArgumentException.class, () -> new RowGather(1, 0, 1));
-    assertThrows(IllegalArgumentException.class, () -> new RowGather(1, 1, 0));
+    assertThrows(IllegalArgumentException.class, () -> new RowGather(1, 0, 1, 0));
+    assertThrows(IllegalArgumentException.class, () -> new RowGather(1, 1, 0, 0));
+    assertThrows(IllegalArgumentException.class, () -> new RowGather(1, 1, 1, -1));
   }
 }
