@@ -141,7 +141,7 @@ class ClickHouseSettings(_Section):
     verify_certificate: bool = True
     timeout_ms: Positive = 30_000
     gather_ms: Positive = 1_000
-    gather_rows: Positive = 16_000
+    gather_rows: Positive = 32_000
     writers: Positive = 1
 
 

@@ -39,6 +39,7 @@ from schemas.errors import ConfigurationError, FatalError
 
 __all__ = [
     "CLICKHOUSE_NICENESS",
+    "KAFKA_NICENESS",
     "Endpoints",
     "LocalStack",
     "LocalStackError",
@@ -50,10 +51,12 @@ __all__ = [
 LOG_LINES: Final = 30
 """Lines of a part's log shown when it does not start."""
 
-CLICKHOUSE_NICENESS: Final = 5
+KAFKA_NICENESS: Final = 3
+CLICKHOUSE_NICENESS: Final = 8
 """An insert or a merge takes every core for tens of milliseconds, which a decision must not wait
-for. At 5 ClickHouse still gets a third of what another busy part gets: lower, and inserts take so
-long under a full load that they hold the job back."""
+for. At 8 ClickHouse still gets a sixth of what another busy part gets: lower, and inserts take so
+long under a full load that they hold the job back. The broker gets half: many kernels give each
+session the same, and a TaskManager needs most of the machine."""
 
 Progress = Callable[["PartStatus"], None]
 
@@ -414,6 +417,7 @@ class _Planner:
             prepare=broker.format_command(_java(), jars, properties),
             prepared=str(self._home / "kafka" / "data" / "meta.properties"),
             stop_rank=2,
+            niceness=KAFKA_NICENESS,
         )
 
     def _redis(self) -> Part:

@@ -20,6 +20,7 @@ from connectors.local.flink import FlinkFiles, cluster_configuration
 from connectors.local.processes import ProcessId, alive, identify, marked_processes
 from connectors.local.stack import (
     CLICKHOUSE_NICENESS,
+    KAFKA_NICENESS,
     LocalStack,
     LocalStackError,
     PartStatus,
@@ -106,6 +107,22 @@ def test_a_task_manager_has_python_ready_before_a_task_needs_it(stack: LocalStac
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_clickhouse_and_the_broker_let_the_other_parts_go_first(stack: LocalStack) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    found = {
+        name: os.getpriority(os.PRIO_PROCESS, stack.pid_of(name))
+        for name in ("clickhouse", "kafka", "redis", "taskmanager-1")
+    }
+    assert found == {
+        "clickhouse": CLICKHOUSE_NICENESS,
+        "kafka": KAFKA_NICENESS,
+        "redis": own,
+        "taskmanager-1": own,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_starting_twice_changes_nothing(stack: LocalStack) -> None:
     before = stack.status()
     stack.up()
@@ -168,14 +185,6 @@ def test_a_part_with_an_address_is_not_started(small: LocalStack) -> None:
         "flink": "external",
     }
     assert small.endpoints.kafka_bootstrap == "127.0.0.1:1"
-
-
-def test_clickhouse_lets_the_other_parts_go_first(small: LocalStack) -> None:
-    small.up()
-    assert os.getpriority(os.PRIO_PROCESS, small.pid_of("clickhouse")) == CLICKHOUSE_NICENESS
-    assert os.getpriority(os.PRIO_PROCESS, small.pid_of("redis")) == os.getpriority(
-        os.PRIO_PROCESS, 0
-    )
 
 
 def test_working_files_in_memory_go_when_the_stack_stops(tmp_path: Path) -> None:
