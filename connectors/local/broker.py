@@ -105,9 +105,6 @@ def format_command(
     java: str, jars: Path, properties: Path, scram: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Return the command that formats the storage once; `scram` adds users (`--add-scram`)."""
-    # A pure function of the place, so that the same settings give the same plan.
-    identity = uuid.uuid5(uuid.NAMESPACE_OID, str(properties))
-    cluster = urlsafe_b64encode(identity.bytes).rstrip(b"=").decode()
     users = [word for user in scram for word in ("--add-scram", user)]
     return (
         *_java(java, jars, properties, 128),
@@ -116,10 +113,22 @@ def format_command(
         "--config",
         str(properties),
         "--cluster-id",
-        cluster,
+        _cluster_id(properties),
         "--ignore-formatted",
         *users,
     )
+
+
+def _cluster_id(properties: Path) -> str:
+    # A pure function of the place, so that the same settings give the same plan. One that begins
+    # with a dash would be taken for an option, as one in 64 does.
+    place = str(properties)
+    while True:
+        identity = uuid.uuid5(uuid.NAMESPACE_OID, place)
+        cluster = urlsafe_b64encode(identity.bytes).rstrip(b"=").decode()
+        if not cluster.startswith("-"):
+            return cluster
+        place += "'"
 
 
 def broker_command(java: str, jars: Path, properties: Path, memory_mb: int) -> tuple[str, ...]:
