@@ -17,9 +17,7 @@ from typing import Any, Final
 
 from benchmarks.processes import resident_bytes, tree
 from connectors.clickhouse import ClickHouseClient, ClickHouseRefused
-from connectors.evidence import ranges_of, read_range
 from connectors.flink import FlinkCluster, FlinkError
-from connectors.frames import event_time_header, write_frame
 from connectors.local.flink_lib import assemble_lib, pyflink_folder
 from connectors.local.stack import LocalStack, LocalStackError, resolved_settings
 from connectors.settings import Settings, load_settings
@@ -34,8 +32,8 @@ from models.registry import ModelFolder, Registry
 from schemas.errors import RetryableError, RiskstreamError
 from tests.faults.link import Link
 from tests.faults.load import Load, LoadError
+from tests.faults.sent import sent_in_stretches
 from tests.faults.topics import publish_payment
-from tests.faults.variants import CRASHING_CUSTOMER, RAISING_CUSTOMER
 from tests.support.fraud import Fraud, offline_settings
 
 __all__ = ["Recovery", "Stand", "StandError", "stack_settings"]
@@ -513,7 +511,7 @@ class Stand:
             self.settings.home, f"schemas.registry={self.settings.schemas.registry}"
         )
         undisturbed = Fraud(offline, self.settings.flink.shards)
-        for frames in self._stretches():
+        for frames in sent_in_stretches(self.settings.kafka):
             undisturbed.send(frames)
         names = FRAUD_FEATURES.names
         columns = ", ".join(f"reinterpretAsUInt64(`{n}`) AS `{n}`" for n in names)
@@ -545,51 +543,6 @@ class Stand:
                 about = ("event_time_ms", "published_at_ms", "ingested_at_ms", "flags")
                 found.append({"place": place, **{n: here[n] for n in about}, "unlike": unlike})
         return found
-
-    def _stretches(self) -> Iterator[list[bytes]]:
-        """Yield what was sent in the order in which it was published, some hours at a time.
-
-        A send passes the customers of one shard and then those of the next: the terminals of a
-        longer stretch would see the second half later than the windows allow.
-        """
-        stretch: list[bytes] = []
-        began = 0
-        for stamp, frame in self._frames():
-            if stretch and (len(stretch) == 1_000 or stamp - began > 6 * 3_600_000):
-                yield stretch
-                stretch = []
-            if not stretch:
-                began = stamp
-            stretch.append(frame)
-        yield stretch
-
-    def _frames(self) -> list[tuple[int, bytes]]:
-        found: list[tuple[int, str, int, int, int, bytes]] = []
-        topics = self.settings.kafka.topics
-        for field in ("transactions", "labels"):
-            topic = topics.name(field)
-            for message in read_range(self.settings.kafka, ranges_of(self.settings.kafka, topic)):
-                record: Any = message
-                if record.key() in (CRASHING_CUSTOMER, RAISING_CUSTOMER):
-                    # Dead letters by design; nobody else pays at their terminal.
-                    continue
-                name = topic.removeprefix(topics.prefix)
-                headers = dict(record.headers() or [])
-                stamp = int.from_bytes(headers["event_time_ms"], "little")
-                published = record.timestamp()[1]
-                data = write_frame(
-                    name,
-                    record.key(),
-                    record.value(),
-                    headers=(event_time_header(stamp),),
-                    partition=record.partition(),
-                    offset=record.offset(),
-                    timestamp_ms=published,
-                    ingested_at_ms=published,
-                )
-                place = (record.partition(), record.offset())
-                found.append((published, name, *place, stamp, data))
-        return [entry[-2:] for entry in sorted(found)]
 
 
 def _number(bits: int) -> float:
