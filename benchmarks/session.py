@@ -6,6 +6,7 @@ alerts. It knows nothing of the order of measurements (`measure`).
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,6 +65,9 @@ class Session:
         self._services = services
         self._settings = settings
         self._timed = timed
+        # The garbage collector would walk millions of records again and again, a second each time,
+        # in which nobody notes when an alert arrives.
+        gc.freeze()
         self.say = say
         self._client = ClickHouseClient(settings.clickhouse)
         self._kafka: dict[str, object] = dict(librdkafka_config(settings.kafka))

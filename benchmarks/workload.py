@@ -6,7 +6,6 @@ meet the same bytes. Event times are those of the simulation: far in the past, i
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,9 +83,6 @@ class Workload:
                     keys, values, batch.event_time_ms.tolist(), strict=True
                 )
             ]
-        # The garbage collector would walk millions of records again and again, a second each time,
-        # in which nobody notes when an alert arrives.
-        gc.freeze()
         return made
 
     def profiles(self) -> list[Profiles]:
