@@ -11,6 +11,7 @@ __all__ = [
     "CONTROL_TABLE",
     "DECISIONS",
     "LABELS_TABLE",
+    "ONE_ROW_A_KEY",
     "SCORED_TABLE",
     "SCORED_VIEW",
     "SCORE_FLAGS",
@@ -35,6 +36,9 @@ CONTROL_TABLE: Final = "control_outcomes"
 
 SHADOW_TABLE: Final = "shadow_scores_raw"
 """Scores of models that do not decide; read them through the view `shadow_scores`."""
+
+ONE_ROW_A_KEY: Final = frozenset({SCORED_TABLE, LABELS_TABLE, SHADOW_TABLE})
+"""Tables whose key is a Kafka record: the rows of one insert have nothing to replace each other."""
 
 DECISIONS: Final = ("approve", "review", "block")
 """Decisions; the code in the table is the position."""

@@ -74,6 +74,32 @@ def test_rows_of_many_years_arrive_once_however_often_they_are_inserted(
     client.close()
 
 
+def test_rows_that_repeat_within_an_insert_are_shown_once_before_any_merge(
+    settings: ClickHouseSettings,
+) -> None:
+    layout = scored_layout(FEATURES)
+    n = 300
+    columns = _columns(n, 1) | {"kafka_topic": "repeated"}
+    earlier, later = ({**columns, "decided_at_ms": at, "amount_minor": at} for at in (5, 6))
+    writer = ClickHouseWriter(settings, give_up_after=0)
+    client = ClickHouseClient(settings)
+    client.execute(f"SYSTEM STOP MERGES {SCORED_TABLE}")
+    rows = layout.pack(later, n) + layout.pack(earlier, n)
+    writer.insert(SCORED_TABLE, layout, 2 * n, rows)
+    writer.close()
+    of_these = "WHERE kafka_topic = 'repeated'"
+    (raw,) = client.rows(f"SELECT count() AS n FROM {SCORED_TABLE} {of_these}")
+    (shown,) = client.rows(
+        f"SELECT count() AS n, uniqExact(event_id) AS ids, min(amount_minor) AS least "
+        f"FROM {SCORED_VIEW} {of_these}"
+    )
+    client.execute(f"SYSTEM START MERGES {SCORED_TABLE}")
+    client.close()
+    # All are in one part, unmerged; of each two the view shows the one that was decided last.
+    assert raw == {"n": 2 * n}
+    assert shown == {"n": n, "ids": n, "least": 6}
+
+
 def test_labels_show_the_highest_revision_and_control_outcomes_each_shard(
     settings: ClickHouseSettings,
 ) -> None:
