@@ -35,7 +35,8 @@ class Part:
 
     `prepare` runs once, before the first start, unless `prepared` (a file it creates) exists.
     `stop_rank` orders the stop: the lowest first. `metrics_url` is for Prometheus, empty without.
-    `niceness` above 0 lets the other parts go first where cores are short.
+    `niceness` above 0 lets the other parts go first where cores are short, and a short `turn_ms`
+    on a core comes sooner than a long one; 0 is the kernel's own.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Part:
     stop_rank: int = 1
     metrics_url: str = ""
     niceness: int = 0
+    turn_ms: float = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,8 @@ class Supervisor:
         with self._start_lock:
             if self._stop.is_set():
                 return None
-            process = spawn(argv, self._environment(part), self._home, out, part.niceness)
+            environment = self._environment(part)
+            process = spawn(argv, environment, self._home, out, part.niceness, part.turn_ms)
             identity = identify(process.pid)
             if identity is not None:
                 self._children[part.name] = identity
