@@ -86,9 +86,7 @@ class EvidenceMaker:
             contributions=shares,
             base=explained.base,
             error=explained.error.max(axis=1, initial=0.0),
-            reasons=[
-                self._writer.reasons(row, share) for row, share in zip(rows, shares, strict=True)
-            ],
+            reasons=self._writer.reasons(rows, shares),
             changes=changes,
             change_texts=[
                 "" if change is None else self._writer.change(change, threshold)

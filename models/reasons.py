@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,7 @@ _YES_NO: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(NamedTuple):
     """One sentence, the feature it is about, its value and its contribution."""
 
     feature: str
@@ -61,18 +60,22 @@ class SentenceWriter:
 
     def reasons(
         self, values: NDArray[np.float64], contributions: NDArray[np.float64], limit: int = 3
-    ) -> list[Reason]:
-        """Return the features of one row that raised the score most, highest first.
+    ) -> list[list[Reason]]:
+        """Return the features of each row that raised its score most, highest first.
 
-        Those that lowered it or have no contribution (NaN) are left out.
+        Those that lowered it or have no contribution (NaN) are left out; of equal ones the earlier
+        feature is first. Both arrays are (n, k).
         """
-        shares = contributions.tolist()
-        raised = [one for one in range(len(shares)) if shares[one] > 0]
-        raised.sort(key=lambda one: -shares[one])
-        row = values.tolist()
+        highest = np.argsort(-contributions, axis=1, kind="stable")[:, :limit]
         return [
-            Reason(self._names[one], row[one], shares[one], self._sentence(one, row))
-            for one in raised[:limit]
+            [
+                Reason(self._names[one], row[one], shares[one], self._sentence(one, row))
+                for one in columns
+                if shares[one] > 0
+            ]
+            for columns, row, shares in zip(
+                highest.tolist(), values.tolist(), contributions.tolist(), strict=True
+            )
         ]
 
     def change(self, change: Change, threshold: float) -> str:
@@ -163,6 +166,6 @@ def _share(value: float) -> str:
 def _number(value: float) -> str:
     if math.isnan(value):
         return "unknown"
-    if value == round(value) or abs(value) >= 100:
+    if value.is_integer() or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:,.2f}"

@@ -23,7 +23,7 @@ WRITER = SentenceWriter(NAMES)
 
 def test_the_strongest_reasons_come_first_with_what_is_usual() -> None:
     shares = np.array([-0.5, 2.0, 0.1, 0.2, 0.0, 0.4, np.nan])
-    assert [reason.text for reason in WRITER.reasons(VALUES, shares)] == [
+    assert [reason.text for reason in WRITER.reasons(VALUES[None], shares[None])[0]] == [
         "7 payments in 24 h, this customer's usual is 1",
         "40% of this terminal's payments of 7 days up to 7 days ago were fraud",
         "mean amount over 7 days is 81.50, this customer's usual is 40",
@@ -31,7 +31,7 @@ def test_the_strongest_reasons_come_first_with_what_is_usual() -> None:
 
 
 def test_features_that_lowered_the_score_are_no_reason() -> None:
-    assert WRITER.reasons(VALUES, np.full(len(NAMES), -1.0)) == []
+    assert WRITER.reasons(VALUES[None], np.full((1, len(NAMES)), -1.0)) == [[]]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_each_kind_of_feature_has_its_words(feature: str, value: float, text: st
     column = NAMES.index(feature)
     values, shares = np.full(len(NAMES), np.nan), np.zeros(len(NAMES))
     values[column], shares[column] = value, 1.0
-    (reason,) = WRITER.reasons(values, shares)
+    ((reason,),) = WRITER.reasons(values[None], shares[None])
     assert (reason.feature, reason.text) == (feature, text)
 
 

@@ -84,10 +84,7 @@ def build(
             contributions=shares,
             base=np.full(len(rows), -2.0),
             error=np.full(len(rows), error),
-            reasons=[
-                WRITER.reasons(batch.features[row], share)
-                for row, share in zip(rows, shares, strict=True)
-            ],
+            reasons=WRITER.reasons(batch.features[rows], shares),
             changes=[change] * len(rows),
             change_texts=["Less." if change else ""] * len(rows),
         )
