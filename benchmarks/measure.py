@@ -9,7 +9,7 @@ All of it happens in one life of the contestant, on one stream whose event time 
    says how long the measured backlog is, so that it takes every contestant about the same time;
 4. the backlog that counts (throughput, CPU, memory);
 5. open-loop load at each rate (latency, and whether the lag grew), as far as it was able to drain;
-6. 80 % of its own maximum;
+6. the highest rate at which the lag does not grow (`sustained.py`), and 80 % of that;
 7. a surge of ten times what it was given before, one and a half times its maximum;
 8. a worker is killed under load (recovery), and every payment must have its row.
 """
@@ -28,6 +28,7 @@ from benchmarks.host import host_steadiness
 from benchmarks.reference import Reference
 from benchmarks.services import Services
 from benchmarks.session import Session
+from benchmarks.sustained import find_sustained
 from benchmarks.workload import Record
 
 __all__ = ["RECOVERY_RATE", "Plan", "backlog", "measure"]
@@ -111,7 +112,7 @@ def _under_load(
         session.at_rate(rate, plan.seconds) for rate in plan.rates if rate <= WITHIN_REACH * maximum
     )
     if plan.rates:
-        result["at_80_percent"] = session.at_rate(0.8 * maximum, plan.seconds)
+        _sustained(session, maximum, plan.seconds, result)
     result["state_bytes"] = contestant.state_bytes()
     if plan.surge_seconds:
         result["surge"] = session.surge(SURGE_BASE * maximum, plan.surge_seconds)
@@ -125,3 +126,20 @@ def _under_load(
             # What it did before the kill stands; that it did not come back is a result too.
             result["recovery"] = {"rate": round(rate), "error": str(e)[:300]}
             session.say(f"{contestant.title}: recovery: {e}")
+
+
+def _sustained(session: Session, drained: float, seconds: float, result: dict[str, Any]) -> None:
+    runs = result["tried"] = []
+
+    def at_rate(rate: float) -> dict[str, Any]:
+        run = session.at_rate(rate, seconds)
+        runs.append(run)
+        return run
+
+    held = find_sustained(at_rate, drained)
+    if held is None:
+        session.say("no rate tried was sustained")
+        return
+    result["sustained"] = round(held)
+    session.say(f"sustained: {held:,.0f} events/s")
+    result["at_80_percent"] = session.at_rate(0.8 * held, seconds)

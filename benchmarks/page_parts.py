@@ -66,7 +66,8 @@ def scaling_part(scaling: Result, managers: Sequence[Result], keys: Sequence[Res
         lines += [
             f"At full load batches merge until only their events cost: from the backlog's cost the "
             f"model predicts {check['predicted_cores']} cores at {check['rate']:,} events/s (80 % "
-            f"of the maximum); measured were {check['measured_cores']} ({check['error']:+.0%}).",
+            f"of what it sustains); measured were {check['measured_cores']} "
+            f"({check['error']:+.0%}).",
             "",
         ]
     if len(managers) > 1:

@@ -38,6 +38,7 @@ from benchmarks.scaling import check_load, fit_load, predict, sweep_declarations
 from benchmarks.services import Services, job_document
 from benchmarks.session import LEAD_SECONDS
 from benchmarks.stage_profile import fit_cost, measure_stages
+from benchmarks.sustained import MOST_TRIED
 from benchmarks.workload import SEED, Record, Workload
 from connectors.local.flink_lib import ROOT
 from connectors.producers.simulator import DEFAULT_START_MS
@@ -105,9 +106,9 @@ def equality_stream(events: int) -> Sequence[Record]:
 
 def needed(contestant: Contestant, plan: Plan) -> int:
     """Return how long a timed stream the contestant can use at most."""
-    # 80 % of a maximum that is not known yet, the surge and the sampling of stacks.
+    # Rates around a maximum that is not known yet, the surge and the sampling of stacks.
     fastest = min(MOST_EXPECTED, contestant.warm_events / WARM_SECONDS)
-    unknown = 0.8 * (plan.seconds + LEAD_SECONDS) + 2.25 * plan.surge_seconds
+    unknown = (MOST_TRIED + 0.8) * (plan.seconds + LEAD_SECONDS) + 2.25 * plan.surge_seconds
     unknown += 10 if plan.flames else 0
     drained = min(plan.most_drained, max(plan.least_drained, int(fastest * plan.drain_seconds)))
     rates = sum(rate for rate in plan.rates if rate <= fastest)
@@ -119,7 +120,7 @@ def needed(contestant: Contestant, plan: Plan) -> int:
 @click.option("--quick", is_flag=True, help="This engine only, small sizes: about a minute.")
 @click.option("--only", multiple=True, help="Only this contestant (may be repeated).")
 @click.option("--rate", "rates", multiple=True, type=float, help="Rates instead of the usual.")
-@click.option("--seconds", default=6.0, show_default=True, help="How long each rate counts.")
+@click.option("--seconds", default=10.0, show_default=True, help="How long each rate counts.")
 @click.option("--drain", default=10.0, show_default=True, help="Seconds that a backlog lasts.")
 @click.option("--most", default=MOST_DRAINED, show_default=True, help="Longest backlog, events.")
 @click.option("--compared", type=int, help="Compare this many payments instead of 4,000.")

@@ -7,7 +7,7 @@ With CPU to spare every tick of every shard makes a batch, however small: batche
 the floor hardly grows with the rate. When there is none, batches wait and merge until their fixed
 cost is lost in that of their events: what an event costs in a backlog is what decides how many a
 core carries. A model says what it was not fitted on: each rate is predicted from the others, the
-load at 80 % of the maximum from the backlog, and the errors are kept.
+load at 80 % of the sustained rate from the backlog, and the errors are kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def fit_load(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def check_load(drained: Mapping[str, Any], at_80_percent: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the cores at 80 % of the maximum, as the backlog's cost says and as measured."""
+    """Return the cores at 80 % of the sustained rate, predicted from the backlog and measured."""
     predicted = at_80_percent["rate"] * drained["cpu_us_per_event"] / 1e6
     return {
         "rate": at_80_percent["rate"],

@@ -23,6 +23,7 @@ from benchmarks.page import write_page
 from benchmarks.processes import thread_times
 from benchmarks.scaling import check_load, fit_load, predict
 from benchmarks.session import lag_growth, pieces
+from benchmarks.sustained import MOST_TRIED, find_sustained
 from benchmarks.workload import Workload
 
 MACHINE = {
@@ -115,10 +116,51 @@ def test_nobody_is_ranked_against_a_short_run(tmp_path: Path) -> None:
     assert re.search(r"above the Java job .*\| not judged: short run \|", page)
 
 
-def test_the_sustained_rate_is_the_highest_at_which_the_lag_did_not_grow(tmp_path: Path) -> None:
-    ours = _result("riskstream-thread", 20_000.0, 50.0, 9.0)
-    ours["at_80_percent"]["lag_growth"] = 0.2
-    assert "| the riskstream-thread | 1,000 | **20,000** | 5,000 |" in _page(tmp_path, ours)
+def test_the_page_shows_what_is_sustained_and_each_rate_that_was_tried(tmp_path: Path) -> None:
+    ours = _result("riskstream-thread", 100_000.0, 10.0, 120.0)
+    run = ours["at_80_percent"]
+    ours["sustained"] = 86_000
+    ours["tried"] = [
+        {**run, "rate": 80_000},
+        {**run, "rate": 93_000, "lag_growth": 0.25},
+        {**run, "rate": 86_000},
+    ]
+    ours["at_80_percent"] = {
+        **_result("riskstream-thread", 1.0, 1.0, 90.0)["at_80_percent"],
+        "rate": 68_800,
+    }
+    page = _page(tmp_path, ours)
+    assert "| the riskstream-thread | 1,000 | **100,000** | 86,000 |" in page
+    assert "93,000/s (93%): 5 / 120, grew by 0.25 s/s |" in page
+    aim = "p99 under 100 ms at 80 % of maximum: of"
+    assert f"| {aim} what it sustains | 90 ms at 68,800/s | met |" in page
+    assert f"| {aim} what its backlog drained at | 120 ms at 80,000/s | **missed** |" in page
+    assert "| 86,000 sustained; 100,000 of a backlog | met |" in page
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected", "tried"),
+    [
+        (120_000.0, 100_000.0, [80_000, 100_000]),
+        (88_000.0, 86_000.0, [80_000, 100_000, 93_000, 86_000]),
+        (81_000.0, 80_000.0, [80_000, 100_000, 93_000, 86_000]),
+        (65_000.0, 60_000.0, [80_000, 70_000, 60_000]),
+        (1_000.0, None, [80_000, 70_000, 60_000, 50_000, 40_000, 30_000, 20_000]),
+    ],
+)
+def test_the_sustained_rate_is_the_highest_tried_at_which_the_lag_does_not_grow(
+    limit: float, expected: float | None, tried: list[int]
+) -> None:
+    rates: list[int] = []
+
+    def at_rate(rate: float) -> dict[str, float]:
+        rates.append(round(rate))
+        return {"lag_growth": max(0.0, rate / limit - 1)}
+
+    found = find_sustained(at_rate, 100_000.0)
+    assert rates == tried
+    assert found == (None if expected is None else pytest.approx(expected))
+    assert sum(rates) <= MOST_TRIED * 100_000.0 + 1
 
 
 def test_pieces_are_in_order_complete_and_shorter_than_the_span() -> None:
