@@ -79,7 +79,7 @@ def write_packets(packets: DataStream, job: Job) -> None:
         .transform(
             "gather",
             bridge.BridgeTypes.bytes(),
-            bridge.RowGather(job.gather_ms, job.gather_rows, 32 * 1024 * 1024),
+            bridge.RowGather(job.gather_ms, job.gather_rows, 32 * 1024 * 1024, 0),
         )
         .disableChaining()
     )
