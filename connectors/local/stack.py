@@ -52,16 +52,12 @@ LOG_LINES: Final = 30
 """Lines of a part's log shown when it does not start."""
 
 KAFKA_NICENESS: Final = 3
+"""Everybody waits for the broker; an answer takes it less than half a millisecond. It gets half of
+what another part gets: many kernels give each session the same, and a TaskManager needs most."""
+
 CLICKHOUSE_NICENESS: Final = 8
 """An insert or a merge takes every core for tens of milliseconds, which a decision must not wait
-for. At 8 ClickHouse still gets a sixth of what another busy part gets: lower, and inserts take so
-long under a full load that they hold the job back. The broker gets half: many kernels give each
-session the same, and a TaskManager needs most of the machine."""
-
-KAFKA_TURN_MS: Final = 0.5
-CLICKHOUSE_TURN_MS: Final = 20.0
-"""Each of its threads' turns on a core. The broker answers a request in less than half a
-millisecond, and everybody waits for it; an insert is not in a hurry."""
+for. At 8 it still gets a sixth: lower, and inserts take so long that they hold the job back."""
 
 Progress = Callable[["PartStatus"], None]
 
@@ -423,7 +419,7 @@ class _Planner:
             prepared=str(self._home / "kafka" / "data" / "meta.properties"),
             stop_rank=2,
             niceness=KAFKA_NICENESS,
-            turn_ms=KAFKA_TURN_MS,
+            turn_ms=0.5,
         )
 
     def _redis(self) -> Part:
@@ -463,7 +459,7 @@ class _Planner:
             environment={"PYTHONPATH": str(ROOT)},
             stop_rank=2,
             niceness=CLICKHOUSE_NICENESS,
-            turn_ms=CLICKHOUSE_TURN_MS,
+            turn_ms=20.0,
         )
 
     def _flink(self) -> list[Part]:
