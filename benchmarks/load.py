@@ -21,7 +21,6 @@ from confluent_kafka import Consumer
 
 from benchmarks.workload import Record
 from connectors.producers.publisher import bulk_publisher
-from connectors.producers.strings import take
 from schemas.columns import StringColumn
 
 __all__ = ["AlertTimes", "Arrival", "LoadResult", "percentiles", "send_at_rate", "send_flat_out"]
@@ -94,8 +93,8 @@ def _send(
             latest = max(latest, elapsed - at / rate)
             publisher.publish(
                 topic,
-                take(keys, slice(at, due)),
-                take(values, slice(at, due)),
+                keys.take(slice(at, due)),
+                values.take(slice(at, due)),
                 event_time_ms[at:due],
                 None if due_ms is None else due_ms[at:due],
             )

@@ -61,19 +61,20 @@ class StringColumn:
         raw = self.bytes_at(index)
         return None if raw is None else raw.decode("utf-8")
 
-    def texts_of(self, rows: NDArray[np.integer[Any]]) -> list[str | None]:
-        """Return some records as text, in the order of `rows`; a tenth of a `text_at` each."""
+    def take(self, rows: NDArray[np.integer[Any]] | slice) -> StringColumn:
+        """Return the named rows; the bytes are shared with this column."""
+        return StringColumn(self.data, self.starts[rows], self.lengths[rows])
+
+    def to_list(self) -> list[str | None]:
+        """Return all records as Python strings, a tenth of a `text_at` each.
+
+        For tools, tests and the few rows of a batch that alert.
+        """
         view = self.data.data
         return [
             None if length < 0 else str(view[start : start + length], "utf-8")
-            for start, length in zip(
-                self.starts[rows].tolist(), self.lengths[rows].tolist(), strict=True
-            )
+            for start, length in zip(self.starts.tolist(), self.lengths.tolist(), strict=True)
         ]
-
-    def to_list(self) -> list[str | None]:
-        """Return all records as Python strings (tools and tests only, not the hot path)."""
-        return [self.text_at(index) for index in range(len(self))]
 
     @staticmethod
     def from_texts(texts: Sequence[str | None]) -> StringColumn:

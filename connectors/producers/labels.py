@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.producers.source import TransactionBatch
-from connectors.producers.strings import concatenate, take
+from connectors.producers.strings import concatenate
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.errors import ConfigurationError
 
@@ -103,9 +103,9 @@ class PendingLabels:
             _Chunk(
                 due=due,
                 # The batch's text may be large; a copy of few rows lets it go.
-                event_id=_compact(take(batch.text("event_id"), rows)),
-                customer_id=_compact(take(batch.text("customer_id"), rows)),
-                terminal_id=_compact(take(batch.text("terminal_id"), rows)),
+                event_id=_compact(batch.text("event_id").take(rows)),
+                customer_id=_compact(batch.text("customer_id").take(rows)),
+                terminal_id=_compact(batch.text("terminal_id").take(rows)),
                 event_time_ms=times,
                 is_fraud=batch.is_fraud[rows],
             )
@@ -143,15 +143,13 @@ class PendingLabels:
         present = np.ones(len(due), np.bool_)
         event_time_ms = np.concatenate([chunk.event_time_ms[part] for chunk, part in parts])[order]
         is_fraud = np.concatenate([chunk.is_fraud[part] for chunk, part in parts])[order]
-        customer_id = take(concatenate([take(c.customer_id, part) for c, part in parts]), order)
+        customer_id = concatenate([c.customer_id.take(part) for c, part in parts]).take(order)
         source = np.full(len(due), LABEL_SOURCES.index(self._policy.source), np.int32)
         columns: dict[str, Column] = {
-            "event_id": take(concatenate([take(c.event_id, part) for c, part in parts]), order),
+            "event_id": concatenate([c.event_id.take(part) for c, part in parts]).take(order),
             "event_time_ms": NumberColumn(event_time_ms, present),
             "customer_id": customer_id,
-            "terminal_id": take(
-                concatenate([take(c.terminal_id, part) for c, part in parts]), order
-            ),
+            "terminal_id": concatenate([c.terminal_id.take(part) for c, part in parts]).take(order),
             "is_fraud": NumberColumn(is_fraud, present),
             "labelled_at_ms": NumberColumn(due, present),
             "source": NumberColumn(source, present),

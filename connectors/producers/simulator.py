@@ -34,7 +34,7 @@ from scipy.spatial import cKDTree
 
 from connectors.producers.labels import DAY_MS
 from connectors.producers.source import CHANNELS, TransactionBatch
-from connectors.producers.strings import from_arrow, repeat, take
+from connectors.producers.strings import from_arrow, repeat
 from connectors.profile_loading import Profiles
 from schemas.columns import NumberColumn, StringColumn
 from schemas.errors import ConfigurationError
@@ -317,17 +317,17 @@ class Simulation:
             {
                 "event_id": _names(f"s{self._population.seed}-{number}-", n),
                 "event_time_ms": NumberColumn(times, present),
-                "customer_id": take(self._customer_ids, customer),
-                "terminal_id": take(self._terminal_ids, terminal),
+                "customer_id": self._customer_ids.take(customer),
+                "terminal_id": self._terminal_ids.take(terminal),
                 "amount_minor": NumberColumn(draft.amount_minor[order], present),
                 "currency": repeat("EUR", n),
-                "merchant_id": take(self._merchant_ids, merchant),
+                "merchant_id": self._merchant_ids.take(merchant),
                 "channel": NumberColumn(draft.channel[order], present),
-                "country": take(self._countries, self._terminal_country[terminal]),
+                "country": self._countries.take(self._terminal_country[terminal]),
                 # Someone who pays online shows no place.
                 "latitude": NumberColumn(np.where(online, 0.0, 40.0 + place[:, 1]), ~online),
                 "longitude": NumberColumn(np.where(online, 0.0, place[:, 0]), ~online),
-                "merchant_category": take(self._category_texts, merchant),
+                "merchant_category": self._category_texts.take(merchant),
             },
             scenario > 0,
         )

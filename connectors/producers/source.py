@@ -31,7 +31,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from connectors.producers.strings import from_arrow, repeat, take
+from connectors.producers.strings import from_arrow, repeat
 from schemas.columns import Column, NumberColumn, StringColumn
 from schemas.errors import ConfigurationError
 
@@ -100,7 +100,7 @@ class TransactionBatch:
         """Return rows `start` to `stop` (exclusive); nothing is copied."""
         part = slice(start, stop)
         columns: dict[str, Column] = {
-            name: take(column, part)
+            name: column.take(part)
             if isinstance(column, StringColumn)
             else NumberColumn(column.values[part], column.valid[part])
             for name, column in self.columns.items()

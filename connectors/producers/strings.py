@@ -1,4 +1,4 @@
-"""Build, pick and join `StringColumn`s for producers without a Python object per record."""
+"""Build and join `StringColumn`s for producers without a Python object per record."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from schemas.columns import StringColumn
 
-__all__ = ["concatenate", "from_arrow", "repeat", "take", "to_bytes"]
+__all__ = ["concatenate", "from_arrow", "repeat", "to_bytes"]
 
 
 def from_arrow(array: pa.Array | pa.ChunkedArray) -> StringColumn:
@@ -34,11 +33,6 @@ def from_arrow(array: pa.Array | pa.ChunkedArray) -> StringColumn:
     if text.null_count:
         lengths[np.asarray(pc.is_null(text))] = -1
     return StringColumn(data, offsets[:-1].copy(), lengths)
-
-
-def take(column: StringColumn, rows: NDArray[np.intp] | slice) -> StringColumn:
-    """Return the named rows; the bytes are shared with `column`."""
-    return StringColumn(column.data, column.starts[rows], column.lengths[rows])
 
 
 def concatenate(columns: Sequence[StringColumn]) -> StringColumn:

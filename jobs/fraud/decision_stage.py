@@ -212,7 +212,7 @@ class DecisionStage:
                         "model_version": _versions(unit, scores),
                         "rule_set_version": unit.rules.version,
                         "feature_set_version": self._features.version,
-                        "kafka_topic": _take(frames.topic, rows),
+                        "kafka_topic": frames.topic.take(rows),
                         "rules_fired": _fired_names(unit, fired),
                         "features": matrix,
                     },
@@ -230,7 +230,7 @@ class DecisionStage:
                 scores.score,
                 fired,
                 decision,
-                _take(frames.topic, rows),
+                frames.topic.take(rows),
                 frames.partition[rows],
                 frames.offset[rows],
                 frames.timestamp_ms[rows],
@@ -254,7 +254,7 @@ class DecisionStage:
             "kafka_offset": frames.offset[rows],
             "decided_at_ms": decided_at_ms,
             "event_id": _text(event, "event_id"),
-            "kafka_topic": _take(frames.topic, rows),
+            "kafka_topic": frames.topic.take(rows),
         }
         return b"".join(
             table_rows(
@@ -334,7 +334,7 @@ class DecisionStage:
                 "kafka_offset": frames.offset[rows],
                 "seen_order": seen[rows],
                 **{name: _text(event, name) for name in ("event_id", "customer_id", "terminal_id")},
-                "kafka_topic": _take(frames.topic, rows),
+                "kafka_topic": frames.topic.take(rows),
             },
             len(rows),
         )
@@ -381,7 +381,7 @@ def _versions(unit: DecisionShard, scores: Scores) -> str | StringColumn:
     if (scores.model_index == first).all():
         return names[first]
     table = StringColumn.from_texts(names)
-    return _take(table, scores.model_index.astype(np.intp))
+    return table.take(scores.model_index.astype(np.intp))
 
 
 def _fired_names(unit: DecisionShard, fired: NDArray[np.bool_]) -> NameSets:
@@ -398,13 +398,9 @@ def _rows(columns: Mapping[str, Column], rows: NDArray[np.intp]) -> dict[str, Co
     return {
         name: NumberColumn(column.values[rows], column.valid[rows])
         if isinstance(column, NumberColumn)
-        else _take(column, rows)
+        else column.take(rows)
         for name, column in columns.items()
     }
-
-
-def _take(column: StringColumn, rows: NDArray[np.intp]) -> StringColumn:
-    return StringColumn(column.data, column.starts[rows], column.lengths[rows])
 
 
 def _text(columns: Mapping[str, Column], name: str) -> StringColumn:

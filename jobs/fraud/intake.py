@@ -255,7 +255,7 @@ def _counted(count: int) -> NDArray[np.intp]:
 def _take(values: StringColumn, rows: NDArray[np.intp], n: int) -> StringColumn:
     if len(rows) == n:
         return values
-    return StringColumn(values.data, values.starts[rows], values.lengths[rows])
+    return values.take(rows)
 
 
 def _spread(decoded: Decoded, rows: NDArray[np.intp], n: int) -> dict[str, Column]:

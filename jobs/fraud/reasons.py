@@ -20,6 +20,7 @@ from jobs.rules.decision import DECISION_NAMES, Cause, Decision, DecisionCode, T
 from jobs.rules.ruleset import Action, RuleColumns, RuleSet
 from models.counterfactual import Change
 from models.evidence import Evidence
+from models.reasons import Reason
 from schemas.columns import NumberColumn, StringColumn
 
 __all__ = ["CONTRIBUTION_ERROR", "FRAUD_CAUSE", "AlertBuilder", "ScoredRows", "alert_id"]
@@ -102,19 +103,17 @@ class AlertBuilder:
             model_version: Version of the model that scored.
             decided_at_ms: When the batch was decided, UTC milliseconds since 1970.
         """
-        explained = [_SILENT] * len(rows) if evidence is None else _explained(evidence)
+        told = [None] * len(rows) if evidence is None else _told(evidence)
         return [
-            self._alert(scored, one, evidence, position, explained, model_version, decided_at_ms)
-            for position, one in enumerate(_chosen(scored, rows))
+            self._alert(scored, one, about, model_version, decided_at_ms)
+            for one, about in zip(_chosen(scored, rows), told, strict=True)
         ]
 
     def _alert(
         self,
         scored: ScoredRows,
         one: _Chosen,
-        evidence: Evidence | None,
-        position: int,
-        explained: list[dict[str, Any]],
+        told: _Told | None,
         model_version: str,
         decided_at_ms: int,
     ) -> dict[str, Any]:
@@ -123,9 +122,9 @@ class AlertBuilder:
         attributes = {"cause": self._cause(one), "terminal_id": one.terminal_id}
         if not has_score:
             attributes[NO_SCORE] = "true"
-        if evidence is not None and (error := float(evidence.error[position])):
+        if told is not None and told.error:
             # Shapley values of trees are exact; of other models they are sampled, and say how well.
-            attributes[CONTRIBUTION_ERROR] = f"{error:.3g}"
+            attributes[CONTRIBUTION_ERROR] = f"{told.error:.3g}"
         return {
             "alert_id": alert_id(one.event_id, FRAUD_CAUSE),
             "kind": "fraud",
@@ -140,7 +139,7 @@ class AlertBuilder:
             "decision": DECISION_NAMES[one.code],
             "amount_minor": one.amount_minor,
             "currency": one.currency,
-            "reasons": self._reasons(scored, one, evidence, position),
+            "reasons": self._reasons(scored, one, told),
             "model_version": model_version,
             "rule_set_version": self._rules.version,
             "feature_set_version": self._feature_set_version,
@@ -149,7 +148,7 @@ class AlertBuilder:
             "ingested_at_ms": one.ingested_at_ms,
             "decided_at_ms": decided_at_ms,
             "attributes": attributes,
-            **(explained[position] if has_score else _SILENT),
+            **(told.fields if told is not None and has_score else _SILENT),
         }
 
     def _cause(self, one: _Chosen) -> str:
@@ -160,7 +159,7 @@ class AlertBuilder:
         return NO_SCORE if one.cause == Cause.NO_SCORE else "none"
 
     def _reasons(
-        self, scored: ScoredRows, one: _Chosen, evidence: Evidence | None, position: int
+        self, scored: ScoredRows, one: _Chosen, told: _Told | None
     ) -> list[dict[str, Any]]:
         fired = one.fired
         numbers = [n for n in self._order if fired[n] and n != one.rule]
@@ -177,7 +176,7 @@ class AlertBuilder:
         if not isfinite(one.score):
             text = "No model could score this event."
             reasons.append(_reason(NO_SCORE, "rule", text))
-        elif evidence is not None:
+        elif told is not None:
             reasons += [
                 {
                     "code": feature,
@@ -187,7 +186,7 @@ class AlertBuilder:
                     "value": None if isnan(value) else value,
                     "contribution": contribution,
                 }
-                for feature, value, contribution, text in evidence.reasons[position]
+                for feature, value, contribution, text in told.reasons
             ]
         return reasons
 
@@ -214,22 +213,23 @@ class _Chosen(NamedTuple):
     ingested_at_ms: int
 
 
+_TEXTS: Final = ("event_id", "customer_id", "terminal_id", "currency")
+
+
 def _chosen(scored: ScoredRows, rows: NDArray[np.int64]) -> Iterator[_Chosen]:
     # Column by column: a look at one cell of an array costs as much as twenty of a list.
     columns, decision = scored.columns, scored.decision
     return map(
         _Chosen,
         rows.tolist(),
-        *(_texts(columns, name, rows) for name in ("event_id", "customer_id", "terminal_id")),
-        _texts(columns, "currency", rows),
-        _integers(columns, "event_time_ms", rows),
-        _integers(columns, "amount_minor", rows),
+        *(_texts(columns, name, rows) for name in _TEXTS),
+        *(_integers(columns, name, rows) for name in ("event_time_ms", "amount_minor")),
         scored.score[rows].tolist(),
         scored.fired[rows].tolist(),
         decision.codes[rows].tolist(),
         decision.causes[rows].tolist(),
         decision.rule[rows].tolist(),
-        [topic or "" for topic in scored.topic.texts_of(rows)],
+        scored.topic.take(rows).to_list(),
         scored.partition[rows].tolist(),
         scored.offset[rows].tolist(),
         scored.published_at_ms[rows].tolist(),
@@ -245,15 +245,29 @@ _SILENT: Final[dict[str, Any]] = {
 }
 
 
-def _explained(evidence: Evidence) -> list[dict[str, Any]]:
+class _Told(NamedTuple):
+    """What the model says about one alert; `fields` are those of the contract."""
+
+    reasons: list[Reason]
+    error: float
+    fields: dict[str, Any]
+
+
+def _told(evidence: Evidence) -> list[_Told]:
     return [
-        {
-            "contributions": dict(zip(evidence.names, shares, strict=True)),
-            "contribution_base": base,
-            "contribution_scale": evidence.scale,
-            "smallest_change": None if change is None else _smallest_change(change, text),
-        }
-        for shares, base, change, text in zip(
+        _Told(
+            reasons,
+            error,
+            {
+                "contributions": dict(zip(evidence.names, shares, strict=True)),
+                "contribution_base": base,
+                "contribution_scale": evidence.scale,
+                "smallest_change": None if change is None else _smallest_change(change, text),
+            },
+        )
+        for reasons, error, shares, base, change, text in zip(
+            evidence.reasons,
+            evidence.error.tolist(),
             evidence.contributions.tolist(),
             evidence.base.tolist(),
             evidence.changes,
@@ -302,7 +316,7 @@ def _texts(columns: RuleColumns, name: str, rows: NDArray[np.int64]) -> list[str
     if not isinstance(column, StringColumn):
         msg = f"building an alert needs texts in column {name!r}, was numbers"
         raise TypeError(msg)
-    return [text or "" for text in column.texts_of(rows)]
+    return [text or "" for text in column.take(rows).to_list()]
 
 
 def _integers(columns: RuleColumns, name: str, rows: NDArray[np.int64]) -> list[int | None]:

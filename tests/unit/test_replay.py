@@ -18,7 +18,7 @@ from connectors.producers.pace import Pace
 from connectors.producers.publisher import RecordLog, event_time_of
 from connectors.producers.replay import ReplaySummary, Route, replay
 from connectors.producers.source import FileSource, TransactionBatch, amounts_to_minor
-from connectors.producers.strings import concatenate, from_arrow, take, to_bytes
+from connectors.producers.strings import concatenate, from_arrow, to_bytes
 from schemas.columns import Columns, NumberColumn, StringColumn
 from schemas.errors import ConfigurationError
 
@@ -305,7 +305,7 @@ def test_string_columns_are_picked_joined_and_read_back(
     column = from_arrow(pa.array(texts, pa.string()))
     assert column.to_list() == texts
     rows = data.draw(st.lists(st.integers(0, max(len(texts) - 1, 0)), max_size=9)) if texts else []
-    picked = take(column, np.array(rows, np.intp))
+    picked = column.take(np.array(rows, np.intp))
     assert picked.to_list() == [texts[row] for row in rows]
     both = concatenate([column, picked])
     wanted = [None if text is None else text.encode() for text in texts + [texts[r] for r in rows]]
