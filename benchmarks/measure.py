@@ -28,7 +28,7 @@ from benchmarks.host import host_steadiness
 from benchmarks.reference import Reference
 from benchmarks.services import Services
 from benchmarks.session import Session
-from benchmarks.sustained import find_sustained
+from benchmarks.sustained import LOADED, find_sustained
 from benchmarks.workload import Record
 
 __all__ = ["RECOVERY_RATE", "Plan", "backlog", "measure"]
@@ -142,4 +142,4 @@ def _sustained(session: Session, drained: float, seconds: float, result: dict[st
         return
     result["sustained"] = round(held)
     session.say(f"sustained: {held:,.0f} events/s")
-    result["at_80_percent"] = session.at_rate(0.8 * held, seconds)
+    result["at_80_percent"] = session.at_rate(LOADED * held, seconds)

@@ -38,7 +38,7 @@ from benchmarks.scaling import check_load, fit_load, predict, sweep_declarations
 from benchmarks.services import Services, job_document
 from benchmarks.session import LEAD_SECONDS
 from benchmarks.stage_profile import fit_cost, measure_stages
-from benchmarks.sustained import MOST_TRIED
+from benchmarks.sustained import LOADED, MOST_TRIED
 from benchmarks.workload import SEED, Record, Workload
 from connectors.local.flink_lib import ROOT
 from connectors.producers.simulator import DEFAULT_START_MS
@@ -108,7 +108,7 @@ def needed(contestant: Contestant, plan: Plan) -> int:
     """Return how long a timed stream the contestant can use at most."""
     # Rates around a maximum that is not known yet, the surge and the sampling of stacks.
     fastest = min(MOST_EXPECTED, contestant.warm_events / WARM_SECONDS)
-    unknown = (MOST_TRIED + 0.8) * (plan.seconds + LEAD_SECONDS) + 2.25 * plan.surge_seconds
+    unknown = (MOST_TRIED + LOADED) * (plan.seconds + LEAD_SECONDS) + 2.25 * plan.surge_seconds
     unknown += 10 if plan.flames else 0
     drained = min(plan.most_drained, max(plan.least_drained, int(fastest * plan.drain_seconds)))
     rates = sum(rate for rate in plan.rates if rate <= fastest)

@@ -1,8 +1,8 @@
 """The highest rate of an open loop at which a contestant's lag does not grow.
 
 What a backlog drains at is no such rate: the generator has done its work by then, and batches are
-as large as they can be. So shares of that rate are tried: first `FIRST_SHARE`; if the lag does not
-grow there, from the backlog's own rate down; if it grows, from there down. The first that holds is
+as large as they can be. So shares of that rate are tried: first `LOADED`; if the lag does not grow
+there, from the backlog's own rate down; if it grows, from there down. The first that holds is
 the maximum.
 """
 
@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-__all__ = ["FIRST_SHARE", "MOST_TRIED", "find_sustained", "grows"]
+__all__ = ["LOADED", "MOST_TRIED", "find_sustained", "grows"]
 
 MOST_GROWTH: Final = 0.03
 """A lag that grows by more than this, in seconds a second, is one that grows."""
 
-FIRST_SHARE: Final = 0.8
+LOADED: Final = 0.8
+"""The share of a maximum at which latency is asked for."""
+
 _ABOVE: Final = (1.0, 0.93, 0.86)
 _BELOW: Final = (0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 
-MOST_TRIED: Final = FIRST_SHARE + max(sum(_ABOVE), sum(_BELOW))
+MOST_TRIED: Final = LOADED + max(sum(_ABOVE), sum(_BELOW))
 """The shares of a search added up: how long a stream it may need."""
 
 
@@ -38,7 +40,7 @@ def find_sustained(at_rate: Callable[[float], Mapping[str, Any]], drained: float
         at_rate: sends at a rate for a while and returns the run, with its `lag_growth`.
         drained: events/s that a backlog was drained at.
     """
-    first = FIRST_SHARE * drained
+    first = LOADED * drained
     held = None if grows(at_rate(first)) else first
     for share in _BELOW if held is None else _ABOVE:
         if not grows(at_rate(share * drained)):

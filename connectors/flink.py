@@ -19,7 +19,7 @@ import requests
 
 from schemas.errors import FatalError, RetryableError
 
-__all__ = ["FlinkCluster", "FlinkError", "FlinkUnreachableError", "Job"]
+__all__ = ["FlinkCluster", "FlinkError", "FlinkUnreachableError", "Job", "client_variables"]
 
 REQUEST_TIMEOUT_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.2
@@ -39,6 +39,23 @@ CLIENT_JAVA_OPTIONS: Final = " ".join(
     )
 )
 FINAL_STATES: Final = frozenset({"FINISHED", "FAILED", "CANCELED", "SUSPENDED"})
+
+
+def client_variables(flink_home: Path, lib_directory: Path, root: Path) -> dict[str, str]:
+    """Return the environment in which Flink's Python client builds a graph on the class path.
+
+    Args:
+        flink_home: the pip package's folder (`pyflink`).
+        lib_directory: Flink's jars with flink-python, the connector and the bridge.
+        root: the repository or installation that holds the job's code.
+    """
+    return {
+        **os.environ,
+        "FLINK_HOME": str(flink_home),
+        "FLINK_LIB_DIR": str(lib_directory),
+        "FLINK_OPT_DIR": str(flink_home / "opt"),
+        "PYTHONPATH": os.pathsep.join([str(root), str(flink_home.parent)]),
+    }
 
 
 class FlinkError(FatalError):
@@ -245,13 +262,9 @@ class FlinkCluster:
                 str(settings_file),
             ]
             environment = {
-                **os.environ,
-                "FLINK_HOME": str(flink_home),
+                **client_variables(flink_home, lib_directory, root),
                 "FLINK_CONF_DIR": str(folder),
-                "FLINK_LIB_DIR": str(lib_directory),
                 "FLINK_LOG_DIR": str(folder),
-                "FLINK_OPT_DIR": str(flink_home / "opt"),
-                "PYTHONPATH": os.pathsep.join([str(root), str(flink_home.parent)]),
             }
             result = subprocess.run(
                 command,

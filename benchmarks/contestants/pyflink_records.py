@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 from benchmarks.contestants.contestant import write_job
 from benchmarks.contestants.on_flink import RECORD_BY_RECORD, OnFlink
 from benchmarks.services import Services
-from connectors.flink import CLIENT_JAVA_OPTIONS
+from connectors.flink import CLIENT_JAVA_OPTIONS, client_variables
 from connectors.local.flink_lib import ROOT, assemble_lib, pyflink_folder
 
 __all__ = ["PyFlinkRecords", "PyFlinkSql"]
@@ -60,13 +59,9 @@ class PyFlinkRecords(OnFlink):
             ],
             cwd=ROOT,
             env={
-                **os.environ,
-                "FLINK_HOME": str(home),
+                **client_variables(home, assemble_lib(file.parent / "flink-lib"), ROOT),
                 "FLINK_CONF_DIR": str(folder),
-                "FLINK_LIB_DIR": str(assemble_lib(file.parent / "flink-lib")),
                 "FLINK_LOG_DIR": str(folder),
-                "FLINK_OPT_DIR": str(home / "opt"),
-                "PYTHONPATH": os.pathsep.join([str(ROOT), str(home.parent)]),
             },
             capture_output=True,
             text=True,

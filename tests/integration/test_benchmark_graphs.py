@@ -7,7 +7,6 @@ nobody would notice before somebody measures.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.services import job_document
+from connectors.flink import client_variables
 from connectors.local.flink_lib import ROOT, assemble_lib, pyflink_folder
 from connectors.settings import load_settings
 
@@ -42,17 +42,10 @@ def test_a_pyflink_contestant_builds_its_graph(script: str, tmp_path: Path) -> N
     )
     file = tmp_path / "job.json"
     file.write_text(json.dumps(job_document(settings)), encoding="utf-8")
-    home = pyflink_folder()
     built = subprocess.run(
         [sys.executable, "-c", BUILD, script, str(file), "process"],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "FLINK_HOME": str(home),
-            "FLINK_LIB_DIR": str(assemble_lib(tmp_path / "flink-lib")),
-            "FLINK_OPT_DIR": str(home / "opt"),
-            "PYTHONPATH": str(ROOT),
-        },
+        env=client_variables(pyflink_folder(), assemble_lib(tmp_path / "flink-lib"), ROOT),
         capture_output=True,
         text=True,
         timeout=180,
