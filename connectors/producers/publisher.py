@@ -246,6 +246,11 @@ def _settings(configuration: Mapping[str, object], linger_ms: float) -> dict[str
     return {
         **configuration,
         "enable.idempotence": True,
+        # An idempotent librdkafka sends no second request of a partition before the first is
+        # answered, and when that takes longer than the linger it asks without a pause whether it
+        # may (`rd_kafka_toppar_producer_serve`): a third of a core on a busy machine. With one
+        # request a connection, the next one waits in its output queue instead, and it sleeps.
+        "max.in.flight.requests.per.connection": 1,
         "partitioner": "murmur2_random",
         "linger.ms": linger_ms,
         "batch.size": 1024 * 1024,
