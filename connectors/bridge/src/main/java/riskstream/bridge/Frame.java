@@ -4,9 +4,8 @@ import java.lang.invoke.MethodHandles;
 import java.lang.invoke.VarHandle;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
-import java.util.ArrayList;
-import java.util.List;
 import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.Header;
+import org.apache.flink.kafka.shaded.org.apache.kafka.common.header.Headers;
 
 /**
  * Layout of one frame, version 1: one Kafka record in one byte range, little-endian.
@@ -38,6 +37,7 @@ final class Frame {
   static final int HEADER_BYTES = 56;
 
   private static final int MAX_U16 = 0xFFFF;
+  private static final byte[] NO_HEADERS = new byte[0];
   private static final int FNV_BASIS = 0x811c9dc5;
   private static final int FNV_PRIME = 0x01000193;
 
@@ -153,27 +153,35 @@ final class Frame {
    * <p>A header whose name is longer than 65,535 bytes, and headers beyond the 65,535th, do not fit the
    * format and are left out; no headers give an empty section.
    */
-  static byte[] headers(Iterable<Header> headers) {
-    List<Header> kept = new ArrayList<>();
-    List<byte[]> names = new ArrayList<>();
+  static byte[] headers(Headers headers) {
+    Header[] all = headers.toArray();
+    if (all.length == 0) {
+      return NO_HEADERS;
+    }
+    byte[][] names = new byte[all.length][];
+    int kept = 0;
     int size = 2;
-    for (Header header : headers) {
-      byte[] name = header.key().getBytes(StandardCharsets.UTF_8);
-      if (name.length <= MAX_U16 && kept.size() < MAX_U16) {
-        kept.add(header);
-        names.add(name);
-        size += 2 + name.length + 4 + (header.value() == null ? 0 : header.value().length);
+    for (int i = 0; i < all.length; i++) {
+      byte[] name = all[i].key().getBytes(StandardCharsets.UTF_8);
+      if (name.length <= MAX_U16 && kept < MAX_U16) {
+        names[i] = name;
+        kept++;
+        byte[] value = all[i].value();
+        size += 2 + name.length + 4 + (value == null ? 0 : value.length);
       }
     }
-    if (kept.isEmpty()) {
-      return new byte[0];
+    if (kept == 0) {
+      return NO_HEADERS;
     }
     byte[] section = new byte[size];
-    putU16(section, 0, kept.size());
+    putU16(section, 0, kept);
     int at = 2;
-    for (int i = 0; i < kept.size(); i++) {
-      byte[] name = names.get(i);
-      byte[] value = kept.get(i).value();
+    for (int i = 0; i < all.length; i++) {
+      byte[] name = names[i];
+      if (name == null) {
+        continue;
+      }
+      byte[] value = all[i].value();
       putU16(section, at, name.length);
       System.arraycopy(name, 0, section, at + 2, name.length);
       at += 2 + name.length;
