@@ -75,8 +75,7 @@ def _send(
     rate: float,
     result: multiprocessing.connection.Connection,
 ) -> None:
-    # At a linger of 1 ms the broker, which shares the cores, is busy with requests of two records
-    # (0.64 cores at 2,000 events/s); the publisher's 5 ms are librdkafka's own default.
+    # What a record waits for company (`LINGER_MS`) is charged to the contestant: it was due before.
     publisher = bulk_publisher(configuration)
     keys = StringColumn.from_bytes([record.key for record in records])
     values = StringColumn.from_bytes([record.value for record in records])
