@@ -82,6 +82,8 @@ logger.kafka.name = org.apache.flink.kafka.shaded.org.apache.kafka
 logger.kafka.level = WARN
 logger.zookeeper.name = org.apache.flink.shaded.zookeeper3
 logger.zookeeper.level = WARN
+logger.alignment.name = org.apache.flink.runtime.source.coordinator.SourceCoordinator
+logger.alignment.level = WARN
 logger.netty.name = org.jboss.netty.channel.DefaultChannelPipeline
 logger.netty.level = OFF
 """
