@@ -60,14 +60,7 @@ class _Servers(LocalStack):
     """
 
     def _plan(self, document: dict[str, Any] | None) -> Plan:
-        plan = super()._plan(document)
-        parts = tuple(
-            replace(part, argv=tuple(word for word in part.argv if word != ONE_COMPILER))
-            if part.name == "kafka"
-            else part
-            for part in plan.parts
-        )
-        return replace(plan, parts=parts)
+        return _with_both_compilers(super()._plan(document), "kafka")
 
 
 class Services:
@@ -128,18 +121,30 @@ class FlinkStack(LocalStack):
 
     def _plan(self, document: dict[str, Any] | None) -> Plan:
         plan = super()._plan(document)
-        parts = tuple(
-            replace(part, argv=self._adapted(part.name, part.argv)) for part in plan.parts
-        )
+        if self._compilers == "all":
+            # The JobManager only builds the graph, for which it needs the classes.
+            plan = _with_both_compilers(plan, "taskmanager")
+        parts = tuple(replace(part, argv=self._with_jars(part.argv)) for part in plan.parts)
         return replace(plan, parts=parts)
 
-    def _adapted(self, name: str, argv: tuple[str, ...]) -> tuple[str, ...]:
-        # The JobManager only builds the graph, for which it needs the classes, not the compilers.
-        full = self._compilers == "all" and name.startswith("taskmanager")
-        words = [word for word in argv if not full or word != ONE_COMPILER]
+    def _with_jars(self, argv: tuple[str, ...]) -> tuple[str, ...]:
+        words = list(argv)
         at = words.index("-cp") + 1
         words[at] = ":".join([words[at], *self._jars])
         return tuple(words)
+
+
+def _with_both_compilers(plan: Plan, names: str) -> Plan:
+    """Return the plan with both of the JVM's compilers in the parts whose names begin so."""
+    return replace(
+        plan,
+        parts=tuple(
+            replace(part, argv=tuple(word for word in part.argv if word != ONE_COMPILER))
+            if part.name.startswith(names)
+            else part
+            for part in plan.parts
+        ),
+    )
 
 
 def plain_schema(text: str) -> str:

@@ -155,9 +155,6 @@ final class Frame {
    */
   static byte[] headers(Headers headers) {
     Header[] all = headers.toArray();
-    if (all.length == 0) {
-      return NO_HEADERS;
-    }
     byte[][] names = new byte[all.length][];
     int kept = 0;
     int size = 2;
