@@ -283,6 +283,9 @@ def memory_options(process_mb: int, slots: int) -> tuple[tuple[str, ...], dict[s
         f"-Xmx{heap}m",
         f"-XX:MaxDirectMemorySize={framework_off_heap + task_off_heap + network}m",
         f"-XX:MaxMetaspaceSize={metaspace}m",
+        # Until then nobody stops the process for a full collection; by default it is 21 MB, which
+        # a TaskManager passes three times while it and its first job start.
+        f"-XX:MetaspaceSize={metaspace // 2}m",
     )
     options = {
         "taskmanager.cpu.cores": f"{float(slots)}",
@@ -312,6 +315,7 @@ def job_manager_command(
         f"-Xms{memory_mb // 2}m",
         f"-Xmx{memory_mb * 3 // 4}m",
         "-XX:MaxMetaspaceSize=256m",
+        "-XX:MetaspaceSize=128m",
     )
     return _command(
         java,

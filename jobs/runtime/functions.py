@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
+import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +18,7 @@ from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, ProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapState, MapStateDescriptor
 
+from jobs.runtime.background import let_background_wait
 from jobs.runtime.crash_marks import CrashMarks, report_crashes_to
 from jobs.runtime.quarantine import Quarantine
 from jobs.runtime.trial import killers_of
@@ -39,6 +42,9 @@ CRASHES: Final = "crashes"
 
 # How old a counter may be. Also after the last batch: a timer shows what it counted.
 METRICS_EVERY_MS: Final = 500
+
+# Threads that upload state start with the first checkpoints.
+BACKGROUND_EVERY_SECONDS: Final = 10.0
 
 # What a writer gets in front of a barrier: a count of no rows.
 NO_ROWS: Final = bytes(4)
@@ -159,6 +165,7 @@ class StageFunction(KeyedProcessFunction):  # type: ignore[misc]
         state = _ShardState(runtime_context.get_map_state(descriptor))
         self._metrics = FlinkMetrics(runtime_context)
         self._flush_is_due = False
+        self._background_looked_at = 0.0
         crashes = Path(self._crashes)
         if self._own_process:
             report_crashes_to(crashes)
@@ -167,6 +174,10 @@ class StageFunction(KeyedProcessFunction):  # type: ignore[misc]
         trial = partial(killers_of, self._python, pickle.dumps(self._stage))
         self._stage.open(self._metrics)
         self._quarantine = Quarantine(self._stage, state, self._metrics, self._marks, trial)
+        # What is loaded now stays: modules, kernels, models. A full collection that walks them
+        # holds the interpreter, and with it every stage of the process, for 200 ms.
+        gc.collect()
+        gc.freeze()
 
     def close(self) -> None:
         """Say that this task ended in order."""
@@ -185,9 +196,13 @@ class StageFunction(KeyedProcessFunction):  # type: ignore[misc]
             yield packets
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[bytes]:
-        """Show the counts of the last moments; emit nothing."""
+        """Show the counts of the last moments, look after background threads; emit nothing."""
         self._flush_is_due = False
         self._metrics.flush()
+        now = time.monotonic()
+        if now - self._background_looked_at >= BACKGROUND_EVERY_SECONDS:
+            self._background_looked_at = now
+            let_background_wait()
         yield from ()
 
 
