@@ -1,9 +1,9 @@
 """Threads of a task's process that serve go after those that decide.
 
-While a checkpoint is under way, four threads of Flink copy RocksDB's files and one of RocksDB
-merges them, on the cores that the stages need: a tenth of a second of CPU every ten seconds, and
-nobody waits for its end. Niceness holds for a thread on Linux, and any process may raise its own.
-Elsewhere, and where Python has a process of its own, there are no such threads.
+While a checkpoint is under way, threads of Flink copy RocksDB's files, four for each stage, and one
+of RocksDB merges them, on the cores that the stages need: a tenth of a second of CPU every ten
+seconds, and nobody waits for its end. Niceness holds for a thread on Linux, and any process may
+raise its own. Elsewhere, and where Python has a process of its own, there are no such threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BACKGROUND: Final = ("Flink-RocksDBSt", "rocksdb:low")
 (`rocksdb:high`) are not among them: a stage waits for those."""
 
 NICENESS: Final = 19
-"""The least that there is: a sixtieth of a core beside a busy thread, all of an idle one."""
+"""The least that there is: a seventieth of a core beside a busy thread, all of an idle one."""
 
 _TASKS: Final = Path("/proc/self/task")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import pickle
 import sys
 import time
@@ -20,6 +19,7 @@ from pyflink.datastream.state import MapState, MapStateDescriptor
 
 from jobs.runtime.background import let_background_wait
 from jobs.runtime.crash_marks import CrashMarks, report_crashes_to
+from jobs.runtime.loaded import leave_loaded_alone
 from jobs.runtime.quarantine import Quarantine
 from jobs.runtime.trial import killers_of
 from jobs.runtime.write_behind import WriteBehind
@@ -174,10 +174,7 @@ class StageFunction(KeyedProcessFunction):  # type: ignore[misc]
         trial = partial(killers_of, self._python, pickle.dumps(self._stage))
         self._stage.open(self._metrics)
         self._quarantine = Quarantine(self._stage, state, self._metrics, self._marks, trial)
-        # What is loaded now stays: modules, kernels, models. A full collection that walks them
-        # holds the interpreter, and with it every stage of the process, for 200 ms.
-        gc.collect()
-        gc.freeze()
+        leave_loaded_alone()
 
     def close(self) -> None:
         """Say that this task ended in order."""
