@@ -74,10 +74,10 @@ class Services:
         self.home = (ROOT / settings.home).resolve()
         tree = settings.model_dump()
         tree["flink"]["rest_url"] = NO_FLINK
+        tree["flink"]["max_event_time_drift_ms"] = DRIFT_MS
         tree["home"] = self.home / "services"
-        self._stack = _Servers(Settings.model_validate(tree))
-        self._tree = settings.model_dump()
         self._settings = Settings.model_validate(tree)
+        self._stack = _Servers(self._settings)
 
     def up(self, workload: Workload) -> None:
         """Start from nothing and load the profiles."""
@@ -103,7 +103,6 @@ class Services:
         ready["clickhouse"]["database"] = f"bench_{word}"
         ready["home"] = self.home / contestant
         ready["flink"]["rest_url"] = flink_url
-        ready["flink"]["max_event_time_drift_ms"] = DRIFT_MS
         return Settings.model_validate(ready)
 
 

@@ -284,7 +284,7 @@ def memory_options(process_mb: int, slots: int) -> tuple[tuple[str, ...], dict[s
         f"-XX:MaxDirectMemorySize={framework_off_heap + task_off_heap + network}m",
         f"-XX:MaxMetaspaceSize={metaspace}m",
         # Until then nobody stops the process for a full collection; by default it is 21 MB, which
-        # a TaskManager passes three times while it and its first job start.
+        # a TaskManager passes two or three times while it and its first job start.
         f"-XX:MetaspaceSize={metaspace // 2}m",
     )
     options = {

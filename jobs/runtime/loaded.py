@@ -1,7 +1,8 @@
 """Keep what is loaded for good out of Python's garbage collections.
 
 A full collection walks every object that may be part of a cycle: modules, kernels and models are
-half a million, 200 ms in which the stages of a process, who share one interpreter, stand still.
+200,000 and more, 125 to 200 ms in which the stages of a process, who share one interpreter, stand
+still.
 """
 
 from __future__ import annotations

@@ -57,5 +57,10 @@ def test_uploads_and_compactions_wait_and_nothing_else_does() -> None:
     assert niceness(get_native_id()) == mine
 
 
+def test_a_name_that_the_kernel_cut_within_a_letter_is_passed_over() -> None:
+    with named_thread("é" * 8), named_thread("rocksdb:low"):
+        assert let_background_wait() == 1
+
+
 def test_without_such_threads_nothing_is_done() -> None:
     assert let_background_wait() == 0
